@@ -1,0 +1,107 @@
+"""Composing a trial's methods into one module, and knowing what of it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from myosotis.errors import ConfigurationError, PluginError
+from myosotis.interfaces import Context, Method, Model
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model with its methods in place.
+
+    Attributes:
+        model: the module to train, and its tokenizer.
+        silent: modules of the base that run without dropout while the rest trains.
+    """
+
+    model: Model
+    silent: tuple[nn.Module, ...]
+
+    def train(self) -> None:
+        """Put the module into training mode, with the frozen base's dropout off."""
+        self.model.module.train()
+        for module in self.silent:
+            module.training = False
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Give the parameters that train, by name."""
+        named = self.model.module.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+
+def frozen_names(model: Model, methods: Mapping[str, Method]) -> frozenset[str]:
+    """Collect the base's parameters that some method freezes.
+
+    Raises:
+        PluginError: a method names a parameter that the base does not have.
+    """
+    known = {name for name, _ in model.module.named_parameters()}
+    frozen: set[str] = set()
+    for name, method in methods.items():
+        names = set(method.frozen(model))
+        if names - known:
+            raise PluginError(
+                f"method {name} freezes parameters that the model does not have: {sorted(names - known)[:3]}"
+            )
+        frozen |= names
+    return frozenset(frozen)
+
+
+def adapt(model: Model, methods: Mapping[str, Method], context: Context, trains: bool) -> Adapted:
+    """Let every method adapt the model, in the order in which they were given.
+
+    Args:
+        model: the untouched base.
+        methods: the trial's methods by name.
+        context: holds `frozen`, as `frozen_names` collected it.
+        trains: whether there is anything to train for.
+
+    Raises:
+        ConfigurationError: nothing is left to train.
+    """
+    base_modules = dict(model.module.named_modules())
+    base_parameters = dict(model.module.named_parameters())
+    module = model.module
+    for method in methods.values():
+        module = method.adapt(replace(model, module=module), replace(context, model=model))
+    for name in context.frozen:
+        base_parameters[name].requires_grad_(False)
+    adapted = Adapted(replace(model, module=module), _silent(base_modules, base_parameters))
+    if trains and not adapted.trainable():
+        total = sum(parameter.numel() for parameter in base_parameters.values())
+        raise ConfigurationError(
+            f"method={'+'.join(methods) or '[]'} leaves 0 of {total:,} parameters to train; "
+            "freeze less, or add a method that trains something"
+        )
+    return adapted
+
+
+def _silent(modules: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]) -> tuple[nn.Module, ...]:
+    """Find the base's modules whose surroundings do not train.
+
+    A module without parameters, such as a dropout, belongs to the nearest module around it that has some.
+    """
+    owners = {_parent(name, depth) for name in parameters for depth in range(name.count(".") + 1)}
+    training = {
+        _parent(name, depth)
+        for name, parameter in parameters.items()
+        if parameter.requires_grad
+        for depth in range(name.count(".") + 1)
+    }
+    return tuple(module for name, module in modules.items() if _owner(name, owners) not in training)
+
+
+def _parent(name: str, depth: int) -> str:
+    return ".".join(name.split(".")[:depth])
+
+
+def _owner(name: str, owners: set[str]) -> str:
+    while name not in owners and name:
+        name = name.rpartition(".")[0]
+    return name

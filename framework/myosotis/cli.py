@@ -1,0 +1,252 @@
+"""The command line: every command's heavy imports happen when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from myosotis.errors import ConfigurationError, MyosotisError
+
+if TYPE_CHECKING:
+    from myosotis.ledger import StudyRecord
+
+HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p", "--shell-completion")
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer(
+    name="myosotis",
+    help="Which way of fine-tuning this model learns the most and forgets the least?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode=None,
+)
+plugins_app = typer.Typer(help="List the plugins of this environment.", invoke_without_command=True)
+app.add_typer(plugins_app, name="plugins")
+
+StudiesFolder = Annotated[Path, typer.Option("--studies", help="The folder of studies.")]
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from myosotis import __version__
+
+        typer.echo(f"myosotis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Hold the options that every command has."""
+
+
+@app.command(context_settings=PASS_THROUGH)
+def run(context: typer.Context) -> None:
+    """Run a study: myosotis run method.lora.rank=4,8,16,32 seed=0,1.
+
+    Takes Hydra's override grammar, and its flags --cfg job, --info, --hydra-help.
+    Without overrides it runs the embedded quickstart.
+    """
+    arguments = [each for each in context.args if each not in {"-m", "--multirun"}]
+    if any(each.split("=")[0] in HYDRA_FLAGS for each in arguments):
+        _hydra(arguments)
+        return
+    flags = [each for each in arguments if each.startswith("-")]
+    if flags:
+        raise ConfigurationError(
+            f"{flags[0]} is not an option of run; settings are written as key=value, as in trainer.max_steps=100"
+        )
+    from myosotis.study import run as run_study
+
+    _show(run_study(arguments))
+
+
+def _hydra(arguments: list[str]) -> None:
+    """Let Hydra's own command line print configurations and search paths."""
+    import hydra
+
+    from myosotis.config import VERSION_BASE, conf_folder, explained
+
+    def no_task(config: Any) -> None:
+        """Nothing runs behind these flags."""
+
+    sys.argv = ["myosotis run", *arguments]
+    main = hydra.main(version_base=VERSION_BASE, config_path=str(conf_folder()), config_name="config")
+    with explained():
+        main(no_task)()
+
+
+@app.command(context_settings=PASS_THROUGH)
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A base: a local folder or a Hub id.")],
+    tuned: Annotated[str | None, typer.Argument(help="A fine-tune of it: an adapter or whole weights.")] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", help="A dataset to score on, or NAME=FILE; several times.")
+    ] = None,
+) -> None:
+    """Measure how much an existing fine-tune forgot: nothing is trained."""
+    from myosotis.study import run as run_study
+
+    overrides = list(context.args)
+    if tuned is not None and "=" in tuned and not Path(tuned).exists():
+        overrides, tuned = [tuned, *overrides], None
+    if not probe:
+        raise ConfigurationError("evaluate must have something to score on; name datasets with --probe")
+    files = dict(each.split("=", 1) for each in probe if "=" in each)
+    names = [each for each in probe if "=" not in each]
+    target = [f"tuned='{tuned}'"] if tuned else ["method=[]", "curriculum.stages=[]"]
+    of_files = [
+        part
+        for name, path in files.items()
+        for part in (f"+probe@probe.{name}=${{file_dataset}}", f"probe.{name}.test='{path}'")
+    ]
+    arguments = [f"model.path='{model}'", f"probe=[{','.join(names)}]", *target, *of_files, *overrides]
+    _show(run_study(arguments, config_name="evaluate"))
+
+
+@app.command()
+def report(study: str, studies: StudiesFolder = Path("studies")) -> None:
+    """Write a study's report anew, and print its table and where it is."""
+    from myosotis.report import write_report
+    from myosotis.study import load_study
+
+    record = load_study(study, studies)
+    write_report(record)
+    _show(record)
+
+
+@app.command()
+def results(
+    study: str,
+    summary: Annotated[bool, typer.Option("--summary", help="One row a configuration.")] = False,
+    format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.markdown,
+    studies: StudiesFolder = Path("studies"),
+) -> None:
+    """Print a study's scores, one row a score."""
+    from myosotis.report.table import summary_table
+    from myosotis.study import load_study
+
+    record = load_study(study, studies)
+    table = summary_table(record) if summary else record.scores
+    printers = {
+        Format.json: lambda: table.to_json(orient="records", force_ascii=False, indent=1),
+        Format.csv: lambda: table.to_csv(index=False).rstrip("\n"),
+        Format.markdown: lambda: _markdown(table),
+    }
+    typer.echo(printers[format]())
+
+
+def _markdown(table: Any) -> str:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
+
+
+def _show(record: StudyRecord) -> None:
+    """Print a study's table, and where its report and its offline runs are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from myosotis.report.table import summary_table
+
+    summary = summary_table(record)
+    table = Table(title=f"study {record.name}")
+    for column in TERMINAL:
+        table.add_column(column.replace("_", " "), justify="left" if column == "configuration" else "right")
+    for row in summary.to_dict("records"):
+        table.add_row(*(_terminal_cell(column, row) for column in TERMINAL))
+    console = Console()
+    console.print(table)
+    offline = sorted(record.folder.glob("*/wandb/offline-run-*"))
+    if offline:
+        console.print(f"W&B ran offline; to upload: wandb sync {os.path.relpath(record.folder)}/*/wandb/offline-run-*")
+    console.print(f"report: {os.path.relpath(record.folder / 'report.html')}", soft_wrap=True)
+
+
+TERMINAL = ("configuration", "learned", "forgotten", "forgotten_base", "trainable_parameters", "seconds", "n")
+
+
+def _terminal_cell(column: str, row: dict[str, Any]) -> str:
+    value = row[column]
+    if isinstance(value, float):
+        if value != value:
+            return "–"
+        if column == "trainable_parameters":
+            return f"{value:,.0f}"
+        return f"{value:.1f}" if column == "seconds" else f"{value:+.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@plugins_app.callback()
+def plugins(context: typer.Context) -> None:
+    """List the plugins of this environment: kind, name, distribution, file."""
+    if context.invoked_subcommand is not None:
+        return
+    from myosotis.plugins import load_registry
+
+    registry = load_registry()
+    rows = [(found.kind, found.name, found.distribution, f"{_short(found.file)}:{found.line}") for found in registry]
+    header = ("kind", "name", "distribution", "file")
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
+    for row in [header, *sorted(rows)]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for broken in registry.broken:
+        typer.echo(f"broken: {broken}", err=True)
+
+
+def _short(file: str) -> str:
+    relative = os.path.relpath(file)
+    return file if relative.startswith("..") else relative
+
+
+@plugins_app.command("show")
+def show(name: str) -> None:
+    """Print a plugin's description and its parameters."""
+    from myosotis.describe import describe
+    from myosotis.errors import unknown_name
+    from myosotis.plugins import load_registry
+
+    registry = load_registry()
+    found = [each for each in registry if each.name == name]
+    if not found:
+        raise ConfigurationError(unknown_name("plugin", name, {each.name for each in registry}))
+    typer.echo("\n\n".join(describe(each) for each in found))
+
+
+def main() -> None:
+    """Run the command line; a mistake is one clear line and exit code 2, a failed trial 1."""
+    arguments = [each for each in sys.argv[1:] if each != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(args=arguments, prog_name="myosotis")
+    except MyosotisError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on after each trial's last finished stage", err=True)
+        sys.exit(130)

@@ -1,0 +1,218 @@
+"""The list of stages, and which rows each training batch of a stage holds."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.interfaces import Share, Stage
+
+TOLERANCE = 1e-6
+
+
+@dataclass
+class CurriculumConfig:
+    """How tasks are laid out in stages.
+
+    Attributes:
+        name: `sequential` (one stage a task), `joint` (one stage with all), `progressive` (one stage a
+            task, its share ramping up against the earlier ones), or `stages` (written out).
+        order: the tasks in the order of training, or `random`: drawn from the seed.
+        start: progressive: the new task's share at its stage's first step.
+        end: progressive: the new task's share at its stage's last step.
+        stages: for `stages`: one mapping a stage, from task to share; `{}` trains nothing.
+    """
+
+    name: str = "sequential"
+    order: Any = None
+    start: float = 0.2
+    end: float = 0.9
+    stages: Any = None
+
+
+def build_stages(
+    config: CurriculumConfig, mix: Mapping[str, float], tasks: Sequence[str], seed: int
+) -> tuple[Stage, ...]:
+    """Lay the tasks out in stages.
+
+    Raises:
+        ConfigurationError: an unknown curriculum or task, or shares that cannot be.
+    """
+    builders = {"sequential": _sequential, "joint": _joint, "progressive": _progressive, "stages": _written}
+    if config.name not in builders:
+        raise ConfigurationError(unknown_name("curriculum", config.name, builders))
+    if mix and config.name != "joint":
+        raise ConfigurationError(
+            f"mix.* gives the shares of a joint stage, but curriculum={config.name}; add curriculum=joint"
+        )
+    if not tasks and config.name != "stages":
+        raise ConfigurationError(
+            f"curriculum={config.name} must have a task to train on, but dataset is empty; "
+            "name datasets, as in dataset=[pydocs,pycode]"
+        )
+    order = ordered(config.order, tasks, seed)
+    return builders[config.name](config, mix, order)
+
+
+def ordered(order: Any, tasks: Sequence[str], seed: int) -> tuple[str, ...]:
+    """Put the tasks in the order asked for; `random` draws it from the seed.
+
+    Raises:
+        ConfigurationError: the order is not a permutation of the tasks.
+    """
+    if order is None:
+        return tuple(tasks)
+    if order == "random":
+        return tuple(tasks[index] for index in np.random.default_rng([seed, 1]).permutation(len(tasks)))
+    if not isinstance(order, Sequence) or isinstance(order, str) or sorted(order) != sorted(tasks):
+        raise ConfigurationError(
+            f"curriculum.order must be 'random' or name each task once ({', '.join(tasks)}), but got {order!r}"
+        )
+    return tuple(order)
+
+
+def _sequential(
+    config: CurriculumConfig, mix: Mapping[str, float], order: tuple[str, ...]
+) -> tuple[Stage, ...]:
+    return tuple(Stage(index, {task: Share(1, 1)}) for index, task in enumerate(order, 1))
+
+
+def _joint(config: CurriculumConfig, mix: Mapping[str, float], order: tuple[str, ...]) -> tuple[Stage, ...]:
+    shares = mix_shares(mix, order)
+    return (Stage(1, {task: Share(share, share) for task, share in shares.items() if share > 0}),)
+
+
+def _progressive(
+    config: CurriculumConfig, mix: Mapping[str, float], order: tuple[str, ...]
+) -> tuple[Stage, ...]:
+    for name, value in (("start", config.start), ("end", config.end)):
+        if not 0 <= value <= 1:
+            raise ConfigurationError(f"curriculum.{name} must be between 0 and 1, but got {value}")
+    stages = [Stage(1, {order[0]: Share(1, 1)})]
+    for count in range(1, len(order)):
+        earlier = Share((1 - config.start) / count, (1 - config.end) / count)
+        shares = {**dict.fromkeys(order[:count], earlier), order[count]: Share(config.start, config.end)}
+        stages.append(Stage(count + 1, shares))
+    return tuple(stages)
+
+
+def _written(config: CurriculumConfig, mix: Mapping[str, float], order: tuple[str, ...]) -> tuple[Stage, ...]:
+    if not isinstance(config.stages, Sequence) or isinstance(config.stages, str):
+        raise ConfigurationError(
+            "curriculum.stages must be a list with one mapping a stage, such as "
+            f"[{{a: 1}},{{b: 0.8, a: 0.2}}], but got {config.stages!r}"
+        )
+    return tuple(_written_stage(index, shares, order) for index, shares in enumerate(config.stages, 1))
+
+
+def _written_stage(index: int, shares: Any, tasks: Sequence[str]) -> Stage:
+    where = f"curriculum.stages[{index - 1}]"
+    if not isinstance(shares, Mapping):
+        raise ConfigurationError(f"{where} must map tasks to shares, but got {shares!r}")
+    _check_shares(where, shares, tasks)
+    if shares and abs(sum(shares.values()) - 1) > TOLERANCE:
+        raise ConfigurationError(f"the shares of {where} must sum to 1, but sum to {sum(shares.values()):g}")
+    return Stage(index, {task: Share(share, share) for task, share in shares.items() if share > 0})
+
+
+def mix_shares(mix: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
+    """Give each task its share of a joint stage: named ones theirs, the rest what is left, equally.
+
+    Raises:
+        ConfigurationError: an unknown task, a share below 0, a sum above 1, or all named and not 1.
+    """
+    _check_shares("mix", mix, tasks)
+    total = sum(mix.values())
+    unnamed = [task for task in tasks if task not in mix]
+    if total > 1 + TOLERANCE:
+        raise ConfigurationError(f"the shares of mix must sum to at most 1, but sum to {total:g}")
+    if not unnamed and abs(total - 1) > TOLERANCE:
+        raise ConfigurationError(
+            f"mix names every task, so its shares must sum to 1, but they sum to {total:g}; "
+            "leave a task out to give it the rest"
+        )
+    rest = max(0.0, 1 - total) / len(unnamed) if unnamed else 0.0
+    return {task: mix.get(task, rest) for task in tasks}
+
+
+def _check_shares(where: str, shares: Mapping[str, Any], tasks: Sequence[str]) -> None:
+    for task, share in shares.items():
+        if task not in tasks:
+            raise ConfigurationError(f"{where}: " + unknown_name("task", task, tasks))
+        if not isinstance(share, int | float) or isinstance(share, bool) or not math.isfinite(share):
+            raise ConfigurationError(f"{where}.{task} must be a number, but got {share!r}")
+        if share < 0:
+            raise ConfigurationError(f"{where}.{task} must not be negative, but got {share:g}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component of a mixture as the sampler sees it: how many examples it has, and its share."""
+
+    task: str
+    size: int
+    share: Share
+
+
+@dataclass
+class MixtureSampler:
+    """Says which examples each batch of a stage holds; the same from the same seed, always.
+
+    Every draw goes to the part furthest behind its share, so that realised shares are within one row of
+    what was asked for at every moment. Each part is reshuffled each time it has been gone through.
+
+    Attributes:
+        parts: the mixture's components.
+        batch_size: rows a batch.
+        batches: how many batches the stage takes; shares that ramp reach their end at the last.
+        seed: what, with the task's name and the pass, decides every order.
+        drawn: rows given so far, by part.
+    """
+
+    parts: Sequence[Part]
+    batch_size: int
+    batches: int
+    seed: int
+    drawn: Counter[int] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Give, for each batch, pairs of a part's index and an example's index in it."""
+        credit = np.zeros(len(self.parts))
+        orders = [self._passes(part) for part in self.parts]
+        for batch in range(self.batches):
+            shares = self._shares(batch / max(1, self.batches - 1))
+            rows = []
+            for _ in range(self.batch_size):
+                credit += shares
+                chosen = int(credit.argmax())
+                credit[chosen] -= 1
+                self.drawn[chosen] += 1
+                rows.append((chosen, next(orders[chosen])))
+            yield rows
+
+    def _shares(self, progress: float) -> np.ndarray:
+        shares = np.array([part.share.at(progress) for part in self.parts])
+        return np.asarray(shares / shares.sum())
+
+    def _passes(self, part: Part) -> Iterator[int]:
+        for epoch in range(2**31):
+            generator = np.random.default_rng([self.seed, zlib.crc32(part.task.encode()), epoch])
+            yield from generator.permutation(part.size).tolist()
+
+    def realised(self) -> dict[str, float]:
+        """Give the share of the rows drawn so far that each task had."""
+        total = sum(self.drawn.values())
+        shares: dict[str, float] = {}
+        for index, part in enumerate(self.parts):
+            shares[part.task] = shares.get(part.task, 0.0) + self.drawn[index] / max(1, total)
+        return shares

@@ -1,0 +1,51 @@
+"""One tree of exceptions: what is the user's to mend, and what befell a trial."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MyosotisError(Exception):
+    """Anything that this project raises on purpose; the command line shows its text alone."""
+
+    exit_code = 1
+
+
+class ConfigurationError(MyosotisError):
+    """The command or a configuration file asks for what cannot be; nothing was run."""
+
+    exit_code = 2
+
+
+class DataError(ConfigurationError):
+    """A dataset's files or rows are not what the configuration says they are."""
+
+
+class ModelError(ConfigurationError):
+    """A model's files cannot be loaded as the configuration says."""
+
+
+class PluginError(ConfigurationError):
+    """A plugin breaks the contract of its kind, or two claim one name."""
+
+
+class TrialError(MyosotisError):
+    """One trial cannot go on; the others can."""
+
+
+class NonFiniteLoss(TrialError):
+    """The loss became infinite or not a number."""
+
+
+class TrialsFailed(MyosotisError):
+    """The study is over, and some of its trials failed."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Say that a name is unknown, with the nearest names and the full list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    listed = ", ".join(names) if names else "none"
+    return f"there is no {what} named {name!r}.{meant} Known: {listed}"

@@ -1,0 +1,90 @@
+"""Scoring a model on a task: predictions in batches, metrics, and intervals over examples."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from myosotis.interfaces import Columns, Example, Metric, Model, Task
+from myosotis.ledger import Score
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how precisely a trial computes; the same for its base row, training and evaluation."""
+
+    device: torch.device
+    precision: str
+
+    @contextlib.contextmanager
+    def forward(self) -> Iterator[None]:
+        """Run the model's forward passes at the trial's precision."""
+        types = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        if self.precision not in types:
+            yield
+            return
+        with torch.autocast(self.device.type, dtype=types[self.precision]):
+            yield
+
+
+def choose_runtime(accelerator: str, precision: str) -> Runtime:
+    """Choose the device as Lightning's `accelerator` does."""
+    wants_gpu = accelerator in {"auto", "gpu", "cuda"}
+    device = "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
+    return Runtime(torch.device(device), precision)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch every module to evaluation, and give each its own mode back."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for each, mode in modes:
+            each.training = mode
+
+
+def predict(
+    task: Task, examples: Sequence[Example], model: Model, batch_size: int, runtime: Runtime
+) -> Columns:
+    """Predict examples in batches; each column is as long as the examples are many."""
+    model.module.to(runtime.device)
+    parts = []
+    with evaluating(model.module), runtime.forward():
+        for start in range(0, len(examples), batch_size):
+            batch = [examples[index] for index in range(start, min(start + batch_size, len(examples)))]
+            parts.append(task.objective.predict(model.module, batch, model))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval(metric: Metric, columns: Columns, resamples: int) -> tuple[float, float]:
+    """Give the 95 % percentile-bootstrap interval of a metric over examples (Efron 1979)."""
+    generator = np.random.default_rng(0)
+    size = len(next(iter(columns.values())))
+    values = np.empty(resamples)
+    for resample in range(resamples):
+        chosen = generator.integers(size, size=size)
+        values[resample] = metric.value({name: column[chosen] for name, column in columns.items()})
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def score(
+    task: Task, columns: Columns, stage: int, step: int, split: str, resamples: int
+) -> Iterator[Score]:
+    """Score predictions by every metric of the task."""
+    for name, metric in task.metrics.items():
+        low, high = interval(metric, columns, resamples)
+        yield Score(
+            stage, step, task.name, split, name, float(metric.value(columns)), metric.count(columns), low, high
+        )

@@ -1,0 +1,308 @@
+"""What a plugin is: the abstract classes that methods, datasets, models, objectives and metrics extend.
+
+A plugin is one class. The typed parameters of its constructor are its configuration: nothing lists
+them a second time. A constructor checks its values and raises `ConfigurationError`; it loads nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+API = 1
+"""Major version of the hooks; a plugin module states the one it was written for as `MYOSOTIS_API`."""
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+Row: TypeAlias = Mapping[str, Any]
+"""One row of a dataset, in the shape that its objective documents, such as `{"text": …}`."""
+Example: TypeAlias = Mapping[str, Any]
+"""One encoded row, as an objective wants it."""
+Batch: TypeAlias = Mapping[str, Any]
+"""What an objective collates: tensors whose first dimension is the rows."""
+Columns: TypeAlias = Mapping[str, np.ndarray]
+"""Predictions: arrays of equal length, one element an evaluated example."""
+Loss: TypeAlias = Float[Tensor, ""]
+
+
+class Rows(Protocol):
+    """Rows by index: a list of mappings, or a `datasets.Dataset`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: its module and, where it has one, its tokenizer."""
+
+    module: nn.Module
+    tokenizer: Any = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A task's share of a stage's training rows, moving linearly from the first step to the last."""
+
+    start: float
+    end: float
+
+    def at(self, progress: float) -> float:
+        """Give the share at `progress`, from 0 (the first step) to 1 (the last)."""
+        return self.start + (self.end - self.start) * progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training phase on a mixture of tasks.
+
+    Attributes:
+        index: 1 for the first stage; 0 is the untouched base.
+        shares: the share of each of the stage's own tasks; empty where a stage trains nothing.
+    """
+
+    index: int
+    shares: Mapping[str, Share]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The stage's own tasks."""
+        return tuple(self.shares)
+
+
+@dataclass(frozen=True)
+class Component:
+    """Rows of one task in a mixture, with their share of the training rows."""
+
+    task: str
+    rows: Rows
+    share: Share
+
+
+Mixture: TypeAlias = tuple[Component, ...]
+
+
+class Plugin(ABC):
+    """What every kind of plugin states about itself."""
+
+    version: ClassVar[int] = 1
+    """Bumped when the same parameters give other numbers."""
+    paper: ClassVar[str] = ""
+    """The source of what it does."""
+    locations: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that only say where something lies; its fingerprint stands for them in a trial's id."""
+
+    def fingerprint(self) -> str:
+        """Hash what the plugin reads from outside, without loading more than that takes."""
+        return ""
+
+
+class Objective(Plugin):
+    """How rows of one shape become examples, batches, a loss and predictions."""
+
+    metrics: ClassVar[tuple[str, ...]]
+    """Names of the metrics that its predictions allow; the headline uses the first."""
+
+    @abstractmethod
+    def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
+        """Turn rows into examples; how many come out is the objective's choice (packing)."""
+
+    @abstractmethod
+    def tokens(self, example: Example) -> int:
+        """Count an example's tokens (1 where there are none): what costs and budgets count."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example], model: Model) -> Batch:
+        """Make one training batch of examples."""
+
+    @abstractmethod
+    def forward(self, module: nn.Module, batch: Batch) -> Any:
+        """Run the module over a batch and give its outputs."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Batch) -> Loss:
+        """Give the batch's mean loss: over what is trained on, tokens or rows."""
+
+    @abstractmethod
+    def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+        """Evaluate examples in one batch: the columns that the metrics read. Called without gradients."""
+
+
+class Metric(Plugin):
+    """A score of predictions."""
+
+    higher_is_better: ClassVar[bool]
+
+    @abstractmethod
+    def value(self, columns: Columns) -> float:
+        """Score the predictions; the interval comes from calling this on resampled examples."""
+
+    def count(self, columns: Columns) -> int:
+        """Count what the score is a mean over: the examples, unless a metric says otherwise."""
+        return len(next(iter(columns.values())))
+
+
+class TaskDataset(Plugin):
+    """Rows for one task."""
+
+    @abstractmethod
+    def objective(self) -> tuple[str, Mapping[str, Any]]:
+        """Name the objective and give its parameters."""
+
+    @abstractmethod
+    def split(self, name: Split) -> Rows | None:
+        """Give a split's rows, None where there is no such split.
+
+        Raises:
+            DataError: a file is missing, or a row is not what it must be (names file and line).
+        """
+
+    def metrics(self) -> tuple[str, ...]:
+        """Name the metrics, the headline's first; none means those of the objective."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset under its name in a trial, with what scores it."""
+
+    name: str
+    role: Literal["task", "probe"]
+    dataset: TaskDataset
+    objective: Objective
+    metrics: Mapping[str, Metric]
+
+    @property
+    def metric(self) -> str:
+        """The metric that the headline uses."""
+        return next(iter(self.metrics))
+
+
+class ModelFactory(Plugin):
+    """Gives a pretrained base."""
+
+    @abstractmethod
+    def load(self, objectives: Collection[Objective]) -> Model:
+        """Load the base with its weights, as the objectives need it; every parameter may train.
+
+        Raises:
+            ModelError: weights are missing, of a refused kind, or do not fit.
+        """
+
+    @abstractmethod
+    def outline(self, objectives: Collection[Objective]) -> Model:
+        """Give the same modules on the meta device, without memory, after checking that weights fit.
+
+        Raises:
+            ModelError: as `load`.
+        """
+
+    @abstractmethod
+    def save(self, model: Model, folder: Path) -> None:
+        """Write what training changed, as an adapter or as whole weights, into an empty folder."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may see. The core makes a new one wherever something in it changes.
+
+    Attributes:
+        model: the model, adapted once `adapt` has run.
+        tasks: every task and probe of the trial, by name.
+        stage: the current stage; index 0 before the first.
+        step: optimizer steps taken in this stage.
+        steps: optimizer steps that the stage will take.
+        generator: the method's own source of randomness, fixed by seed, stage and method.
+        frozen: names of the base's parameters that no method may train.
+        outline: True where the modules are on the meta device: no values, only shapes.
+        training_loss: the mean loss of the module on a training batch, as the trial computes it.
+        training_batches: fresh batches of the given number of rows from the stage's data, one pass.
+    """
+
+    model: Model
+    tasks: Mapping[str, Task]
+    stage: Stage
+    step: int
+    steps: int
+    generator: torch.Generator
+    frozen: frozenset[str]
+    outline: bool
+    training_loss: Callable[[nn.Module, Any], Loss]
+    training_batches: Callable[[int], Iterator[Any]]
+
+
+class Method(Plugin):
+    """One ingredient of how a model is adapted; a trial composes several.
+
+    Every hook does nothing by default and costs nothing where it is not overridden. Values come in and
+    go out: a method does not reach into the trainer and does not know another method's name.
+    """
+
+    stores: ClassVar[str] = "nothing"
+    """What it keeps between stages."""
+    cohort_fields: ClassVar[frozenset[str]] = frozenset()
+    """Parameters in which trials may differ and still train in one forward pass."""
+
+    def frozen(self, model: Model) -> Collection[str]:
+        """Name the base's parameters that must stay as they are; no method trains or adapts them."""
+        return ()
+
+    def adapt(self, model: Model, context: Context) -> nn.Module:
+        """Insert adapters or wrap, once; give the module to train. May be called on an outline."""
+        return model.module
+
+    def training_data(
+        self, stage: Stage, data: Mixture, seen: Mapping[str, Rows], context: Context
+    ) -> Mixture:
+        """Shape a stage's data; `seen` holds the training rows of the tasks of earlier stages."""
+        return data
+
+    def evaluation_data(self, task: Task, data: Rows, context: Context) -> Rows:
+        """Rewrite the rows that a task is evaluated on, such as retrieved passages in the prompt."""
+        return data
+
+    def parameter_groups(self, module: nn.Module, context: Context) -> list[dict[str, Any]] | None:
+        """Give the optimizer's parameter groups; None leaves them to the others or the default."""
+        return None
+
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        """Act before a stage trains: copy a teacher, set anchors, add an adapter."""
+
+    def loss(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        """Replace the task's loss; at most one method of a trial may override this."""
+        return None
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        """Give a term that is added to the loss and logged on its own."""
+        return None
+
+    def after_backward(self, module: nn.Module, context: Context) -> None:
+        """Change gradients before clipping and the optimizer's step."""
+
+    def after_step(self, module: nn.Module, context: Context) -> None:
+        """Act after the optimizer's step."""
+
+    def end_stage(self, stage: Stage, context: Context) -> None:
+        """Close a stage: estimate importance, fill buffers, merge."""
+
+    def before_evaluation(self, task: Task, context: Context) -> None:
+        """Prepare the model to be evaluated on a task, such as switching to its adapter."""
+
+    def variants(self, module: nn.Module, context: Context) -> Mapping[str, Callable[[], nn.Module]]:
+        """Name further models to score after the last stage without training."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what must survive a kill: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""

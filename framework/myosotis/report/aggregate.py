@@ -1,0 +1,118 @@
+"""From trials to configurations: means and intervals over replicates, and the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from myosotis.ledger import HEADLINE, StudyRecord
+from myosotis.report.labels import labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FRONTS = {"forgotten": "pareto", "forgotten_base": "pareto_base"}
+"""For each way to forget, the column that says who is on its Pareto front."""
+
+_COLUMNS = (
+    *("arm", "configuration", "metric", "swept", "n", "failed", "unfinished"),
+    *(name + end for name in HEADLINE for end in ("", "_low", "_high")),
+    *("trainable_parameters", "seconds"),
+)
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """The mean of replicates with Student's t-interval.
+
+    mean ± t_{n-1, (1 + level) / 2} s / √n, with s the sample's standard deviation (n - 1).
+
+    One value has no interval (NaN ends). A NaN among the values makes all NaN: a replicate without a
+    score is not left out, for those that diverge are just those that would be missed.
+    """
+    from scipy.special import stdtrit
+
+    sample = np.asarray(values, dtype=np.float64)
+    mean = float(sample.mean()) if sample.size else float("nan")
+    if sample.size < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    with np.errstate(invalid="ignore"):  # an infinite score has no interval either
+        error = sample.std(ddof=1) / np.sqrt(sample.size)
+    half = float(stdtrit(sample.size - 1, (1 + level) / 2) * error)
+    return Interval(mean, mean - half, mean + half)
+
+
+def pareto_front(learned: ArrayLike, forgotten: ArrayLike) -> NDArray[np.bool_]:
+    """Which points no other beats: learning at least as much, forgetting at most as much, one strictly.
+
+    Equal points stand or fall together; a point with NaN is on no front.
+    """
+    gain = np.asarray(learned, dtype=np.float64)
+    loss = np.asarray(forgotten, dtype=np.float64)
+    no_worse = (gain >= gain[:, None]) & (loss <= loss[:, None])
+    better = (gain > gain[:, None]) | (loss < loss[:, None])
+    beaten = np.asarray((no_worse & better).any(axis=1))
+    return ~beaten & ~np.isnan(gain + loss)
+
+
+def configurations(record: StudyRecord) -> pd.DataFrame:
+    """One row a configuration (an arm with its swept values), in the order of its first trial.
+
+    Columns: `number` (from 1), `label` (short and unique), `arm, configuration, metric, swept`; `n`,
+    the finished replicates (seeds and orders), `failed`, `unfinished`; `learned`, `forgotten` and
+    `forgotten_base`, each a mean over the finished, with `_low` and `_high`; `trainable_parameters` and
+    `seconds`, medians; `pareto` and `pareto_base`, whether it is on the front of learned against
+    forgotten or forgotten_base. Fronts are of one metric each: different metrics do not compare.
+    """
+    import pandas as pd
+
+    groups = with_arm_names(record.trials).groupby(["arm", "configuration"], sort=False, dropna=False)
+    frame = pd.DataFrame([_row(replicates) for _, replicates in groups], columns=_COLUMNS)
+    frame.insert(0, "number", range(1, len(frame) + 1))
+    frame.insert(1, "label", labels(frame["arm"], frame["swept"], frame["configuration"]))
+    for headline, flag in FRONTS.items():
+        frame[flag] = _on_front(frame, headline)
+    return frame
+
+
+def with_arm_names(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials, with an empty name for no arm, so that they can be grouped and merged by it."""
+    arms = trials["arm"].astype(object)
+    return trials.assign(arm=arms.where(arms.notna(), ""))
+
+
+def _row(replicates: pd.DataFrame) -> dict[str, Any]:
+    """What the replicates of one configuration come to."""
+    import pandas as pd
+
+    finished = replicates[replicates["status"] == "finished"]
+    # What did not finish has no metric.
+    first = (replicates if finished.empty else finished).iloc[0]
+    row = {column: first[column] for column in ("arm", "configuration", "metric", "swept")}
+    row["n"] = len(finished)
+    for status in ("failed", "unfinished"):
+        row[status] = int((replicates["status"] == status).sum())
+    for headline in HEADLINE:
+        interval = t_interval(pd.to_numeric(finished[headline]))
+        row |= zip((headline, f"{headline}_low", f"{headline}_high"), interval, strict=True)
+    for column in ("trainable_parameters", "seconds"):
+        row[column] = pd.to_numeric(finished[column]).median()
+    return row
+
+
+def _on_front(frame: pd.DataFrame, headline: str) -> Sequence[bool]:
+    flags = np.zeros(len(frame), dtype=bool)
+    for positions in frame.groupby("metric", dropna=False).indices.values():
+        rows = frame.iloc[positions]
+        flags[positions] = pareto_front(rows["learned"], rows[headline])
+    return list(flags)

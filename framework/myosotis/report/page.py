@@ -1,0 +1,56 @@
+"""The page: words, pictures and tables in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from myosotis.ledger import StudyRecord
+from myosotis.report.pictures import Picture, page_specification, vega_lite_version
+from myosotis.report.words import findings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def page(record: StudyRecord, frame: pd.DataFrame, shown: list[Picture]) -> str:
+    """The HTML of the report; `frame` is what `described` gives. Every name is escaped."""
+    from jinja2 import Environment
+
+    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        name=record.name,
+        statuses=record.trials["status"].value_counts().to_dict(),
+        findings=list(findings(record, frame)),
+        pictures=[_embedded(picture) for picture in shown],
+        rows=frame.to_dict("records"),
+        has_probes=bool((record.columns["role"] == "probe").any()),
+        is_partial=bool(frame[["failed", "unfinished"]].to_numpy().sum()),
+        failures=record.trials[record.trials["status"] == "failed"].to_dict("records"),
+        scripts=_vega() if shown else "",
+    )
+
+
+def _embedded(picture: Picture) -> dict[str, Any]:
+    charts = [_script_safe(page_specification(chart)) for chart in picture.charts]
+    return {"name": picture.name, "section": picture.section, "title": picture.title, "charts": charts}
+
+
+def _script_safe(specification: dict[str, Any]) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    text = json.dumps(specification, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@lru_cache(maxsize=1)
+def _vega() -> str:
+    """Vega, Vega-Lite and their embedding as one script, so that the page needs no network."""
+    import vl_convert
+
+    bundle = str(
+        vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;", vl_version=vega_lite_version())
+    )
+    return bundle.replace("</script", "<\\/script")

@@ -1,0 +1,108 @@
+"""What each swept parameter does: learned and forgotten against its values."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from myosotis.ledger import HEADLINE
+from myosotis.report.axes import headline_scale
+from myosotis.report.labels import label, short_keys, value_text
+from myosotis.report.theme import PALETTE
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+
+def swept_keys(frame: pd.DataFrame) -> list[str]:
+    """The keys that take several values among the configurations that have them."""
+    keys = dict.fromkeys(key for swept in frame["swept"] for key in swept)
+    return [key for key in keys if sweep_points(frame, key)["text"].nunique() > 1]
+
+
+def sweep_points(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The configurations that have the key, with its `value`, as `text` too, and their `rest`.
+
+    `rest` is what else tells them apart, the arm and the other swept values: one line of the picture.
+    """
+    rows = frame[[key in swept for swept in frame["swept"]]]
+    arms = rows["arm"] if frame["arm"].nunique() > 1 else [""] * len(rows)
+    keys = short_keys(frame["swept"])
+    rest = [
+        label(arm, {name: value for name, value in swept.items() if name != key}, keys)
+        for arm, swept in zip(arms, rows["swept"], strict=True)
+    ]
+    values = [swept[key] for swept in rows["swept"]]
+    return rows.assign(value=values, text=[value_text(value) for value in values], rest=rest)
+
+
+def sweep_charts(frame: pd.DataFrame, key: str, titles: dict[str, str]) -> list[alt.LayerChart]:
+    """One chart for each of learned, forgotten and forgotten_base that has a value."""
+    points = sweep_points(frame, key)
+    return [_chart(points, key, name, titles[name]) for name in HEADLINE if points[name].notna().any()]
+
+
+def file_name(key: str) -> str:
+    """A file's name for the picture of a key."""
+    return "sweep-" + re.sub(r"[^\w.-]+", "_", key)
+
+
+def is_numeric(values: list[Any]) -> bool:
+    """Whether all are numbers; true and false are none."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def spans_decades(values: list[float]) -> bool:
+    """Whether a logarithmic axis fits: all positive, and more than one decade apart."""
+    return min(values) > 0 and max(values) / min(values) > 10
+
+
+def _chart(points: pd.DataFrame, key: str, headline: str, title: str) -> alt.LayerChart:
+    import altair as alt
+
+    numeric = is_numeric(list(points["value"]))
+    points = points if numeric else points.assign(value=points["text"])
+    x = _numeric_axis(points, key) if numeric else _named_axis(key)
+    y = alt.Y(
+        f"{headline}:Q", title=title, axis=alt.Axis(tickCount=6), scale=headline_scale(points, headline)
+    )
+    details = [
+        alt.Tooltip("label:N", title="configuration"),
+        alt.Tooltip(f"{headline}_text:N", title=headline),
+    ]
+    base = alt.Chart(points.dropna(subset=[headline])).encode(x=x, color=_lines(points), detail="rest:N")
+    replicated = base.transform_filter(f"isValid(datum.{headline}_low)")
+    bars = replicated.mark_rule(opacity=0.7, strokeWidth=1.5)
+    layers = [bars.encode(y=f"{headline}_low:Q", y2=f"{headline}_high:Q")]
+    if numeric:
+        layers.append(base.mark_line(opacity=0.8).encode(y=y))
+    layers.append(base.mark_circle(size=70, opacity=1).encode(y=y, tooltip=details))
+    return alt.LayerChart(layer=layers)
+
+
+def _numeric_axis(points: pd.DataFrame, key: str) -> alt.X:
+    import altair as alt
+
+    values = sorted(set(points["value"]))
+    kind: Literal["log", "linear"] = "log" if spans_decades(values) else "linear"
+    axis = alt.Axis(values=values, format="~g") if len(values) <= 8 else alt.Axis(format="~g")
+    scale = alt.Scale(type=kind, zero=False, padding=16, nice=False)
+    return alt.X("value:Q", title=key, scale=scale, axis=axis)
+
+
+def _named_axis(key: str) -> alt.X:
+    import altair as alt
+
+    return alt.X("value:N", title=key, sort=None, axis=alt.Axis(labelAngle=-25, labelLimit=120))
+
+
+def _lines(points: pd.DataFrame) -> Any:
+    import altair as alt
+
+    names = list(dict.fromkeys(points["rest"]))
+    if not 1 < len(names) <= len(PALETTE):
+        return alt.value(PALETTE[0])
+    legend = alt.Legend(title=None, columns=1 if max(map(len, names)) > 14 else 2)
+    scale = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
+    return alt.Color("rest:N", legend=legend, scale=scale)

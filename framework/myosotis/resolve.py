@@ -1,0 +1,275 @@
+"""From a composed configuration to a trial: plugins made, stages laid out, values checked, an id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar, cast
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from myosotis import __version__
+from myosotis.config import (
+    PLUGIN_GROUPS,
+    EvaluationConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainerConfig,
+    check_literals,
+    explained,
+    plain,
+)
+from myosotis.curriculum import CurriculumConfig, build_stages
+from myosotis.errors import ConfigurationError, MyosotisError, PluginError, unknown_name
+from myosotis.interfaces import (
+    Method,
+    Metric,
+    ModelFactory,
+    Objective,
+    Plugin,
+    Stage,
+    Task,
+    TaskDataset,
+)
+from myosotis.ledger import content_hash
+from myosotis.plugins import Registry, source_hash
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("constant", "linear", "cosine")
+SPLITS = ("train", "validation", "test")
+CHANGES_NO_NUMBER = frozenset({"save", "log_every_n_steps"})
+
+P = TypeVar("P", bound=Plugin)
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One resolved configuration with one seed.
+
+    Attributes:
+        id: the hash over what can change its numbers.
+        resolved: the whole configuration as plain values, as it is written to `config.yaml`.
+        identities: for the model and every task, the hash over what its numbers depend on.
+        logger: the logger's node, its interpolations still open.
+    """
+
+    id: str
+    seed: int
+    model: ModelFactory
+    methods: Mapping[str, Method]
+    tasks: Mapping[str, Task]
+    stages: tuple[Stage, ...]
+    trainer: TrainerConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    evaluation: EvaluationConfig
+    resolved: Mapping[str, Any]
+    identities: Mapping[str, str]
+    logger: DictConfig
+
+    @property
+    def order(self) -> str:
+        """The tasks in the order in which they are first trained."""
+        return " ".join(dict.fromkeys(task for stage in self.stages for task in stage.tasks))
+
+    @property
+    def trains(self) -> bool:
+        """Whether any stage trains."""
+        return any(stage.shares for stage in self.stages)
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objectives of all tasks and probes."""
+        return [task.objective for task in self.tasks.values()]
+
+
+@dataclass
+class Resolver:
+    """Resolves configurations; what is costly to hash is hashed once."""
+
+    registry: Registry
+    _fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def resolve(self, config: DictConfig) -> TrialConfig:
+        """Make a trial of a composed configuration.
+
+        Raises:
+            ConfigurationError: a value out of range, or names that do not fit together.
+        """
+        with explained():
+            resolved = plain(OmegaConf.masked_copy(config, _trial_keys(config)))
+        model = self._make(ModelFactory, "model", resolved["model"])
+        methods = {
+            name: self._make(Method, f"method.{name}", node) for name, node in resolved["method"].items()
+        }
+        tasks = self._tasks(resolved)
+        settings = {
+            "trainer": checked_trainer(_typed(config.trainer, TrainerConfig)),
+            "optimizer": checked_optimizer(_typed(config.optimizer, OptimizerConfig)),
+            "schedule": checked_schedule(_typed(config.schedule, ScheduleConfig)),
+            "evaluation": checked_evaluation(_typed(config.evaluation, EvaluationConfig)),
+        }
+        trained = [name for name, task in tasks.items() if task.role == "task"]
+        curriculum = _typed(config.curriculum, CurriculumConfig)
+        stages = build_stages(curriculum, resolved["mix"], trained, resolved["seed"])
+        identities = {
+            "model": self._identity("model", resolved["model"], model),
+            **{name: self._task_identity(task, resolved) for name, task in tasks.items()},
+        }
+        method_identities = {
+            name: self._identity(f"method.{name}", resolved["method"][name], method)
+            for name, method in methods.items()
+        }
+        identity = {
+            "identities": identities,
+            "methods": method_identities,
+            "roles": {name: task.role for name, task in tasks.items()},
+            "stages": [asdict(stage) for stage in stages],
+            "settings": {name: _numbers(setting) for name, setting in settings.items()},
+            "seed": resolved["seed"],
+            "version": __version__,
+        }
+        return TrialConfig(
+            id=content_hash(identity),
+            seed=resolved["seed"],
+            model=model,
+            methods=methods,
+            tasks=tasks,
+            stages=stages,
+            resolved=resolved,
+            identities=identities,
+            logger=config.logger,
+            **settings,
+        )
+
+    def _tasks(self, resolved: Mapping[str, Any]) -> dict[str, Task]:
+        both = set(resolved["dataset"]) & set(resolved["probe"])
+        if both:
+            raise ConfigurationError(
+                f"{', '.join(sorted(both))} must be either a dataset or a probe, not both; every task is "
+                "evaluated after every stage anyway. Give one another name with +probe@probe.NAME=…"
+            )
+        return {
+            name: self._task(name, group, node)
+            for group in ("dataset", "probe")
+            for name, node in resolved[group].items()
+        }
+
+    def _task(self, name: str, group: str, node: Mapping[str, Any]) -> Task:
+        dataset = self._make(TaskDataset, f"{group}.{name}", node)
+        chosen, parameters = dataset.objective()
+        objective = self.registry.find("objective", chosen).cls(**parameters)
+        metrics = dataset.metrics() or cast(Objective, objective).metrics
+        return Task(
+            name=name,
+            role="task" if group == "dataset" else "probe",
+            dataset=dataset,
+            objective=cast(Objective, objective),
+            metrics={metric: cast(Metric, self.registry.find("metric", metric).cls()) for metric in metrics},
+        )
+
+    def _make(self, kind: type[P], path: str, node: Mapping[str, Any]) -> P:
+        group = path.split(".")[0]
+        if not node.get("_target_"):
+            known = self.registry.plugins[PLUGIN_GROUPS[group][0]]
+            raise ConfigurationError(f"{path} names no plugin; choose one of {', '.join(sorted(known))}")
+        parameters = {key: value for key, value in node.items() if not key.startswith("_")}
+        try:
+            plugin = instantiate(node)
+        except InstantiationException as error:
+            if isinstance(error.__cause__, MyosotisError):
+                raise type(error.__cause__)(f"{path}: {error.__cause__}") from error
+            raise PluginError(f"{path} cannot be made: {error.__cause__ or error}") from error
+        if not isinstance(plugin, kind):
+            raise PluginError(f"{path} must be a {kind.__name__}, but {node['_target_']} is not")
+        check_literals(path, parameters, type(plugin))
+        return plugin
+
+    def _identity(self, path: str, node: Mapping[str, Any], plugin: Plugin) -> str:
+        parameters = {key: value for key, value in node.items() if key not in plugin.locations}
+        identity = [parameters, plugin.version, source_hash(type(plugin)), self._fingerprint(node, plugin)]
+        return content_hash(identity)
+
+    def _task_identity(self, task: Task, resolved: Mapping[str, Any]) -> str:
+        group = "dataset" if task.role == "task" else "probe"
+        scorers: list[Plugin] = [task.objective, *task.metrics.values()]
+        identity = [
+            self._identity(f"{group}.{task.name}", resolved[group][task.name], task.dataset),
+            task.dataset.objective(),
+            [[type(each).__qualname__, each.version, source_hash(type(each))] for each in scorers],
+        ]
+        return content_hash(identity)
+
+    def _fingerprint(self, node: Mapping[str, Any], plugin: Plugin) -> str:
+        key = content_hash(node)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = plugin.fingerprint()
+        return self._fingerprints[key]
+
+
+def _trial_keys(config: DictConfig) -> list[str]:
+    left_out = {"hydra", "arms", "study", "studies", "force", "logger", "run"}
+    return [str(key) for key in config if key not in left_out]
+
+
+S = TypeVar("S", TrainerConfig, OptimizerConfig, ScheduleConfig, EvaluationConfig, CurriculumConfig)
+
+
+def _typed(node: DictConfig, kind: type[S]) -> S:
+    with explained():
+        return cast(S, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node)))
+
+
+def _numbers(setting: Any) -> dict[str, Any]:
+    return {key: value for key, value in asdict(setting).items() if key not in CHANGES_NO_NUMBER}
+
+
+def _at_least(path: str, value: float | None, least: float, strictly: bool = False) -> None:
+    if value is not None and not (value > least if strictly else value >= least):
+        bound = "greater than" if strictly else "at least"
+        raise ConfigurationError(f"{path} must be {bound} {least}, but got {value}")
+
+
+def _one_of(path: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigurationError(f"{path}: " + unknown_name("value", value, known))
+
+
+def checked_trainer(trainer: TrainerConfig) -> TrainerConfig:
+    """Refuse lengths and sizes that cannot be."""
+    for name in ("max_steps", "max_epochs", "max_tokens", "batch_size", "accumulate_grad_batches"):
+        _at_least(f"trainer.{name}", getattr(trainer, name), 1)
+    _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
+    _at_least("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, strictly=True)
+    # Lightning's `bf16-true` would convert the model after its base row was measured.
+    _one_of("trainer.precision", trainer.precision, ("32-true", "bf16-mixed", "16-mixed"))
+    return trainer
+
+
+def checked_optimizer(optimizer: OptimizerConfig) -> OptimizerConfig:
+    """Refuse an unknown optimizer and rates that cannot be."""
+    _one_of("optimizer.name", optimizer.name, OPTIMIZERS)
+    _at_least("optimizer.learning_rate", optimizer.learning_rate, 0, strictly=True)
+    _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
+    return optimizer
+
+
+def checked_schedule(schedule: ScheduleConfig) -> ScheduleConfig:
+    """Refuse an unknown schedule."""
+    _one_of("schedule.name", schedule.name, SCHEDULES)
+    _at_least("schedule.warmup_steps", schedule.warmup_steps, 0)
+    return schedule
+
+
+def checked_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
+    """Refuse an unknown split and sizes that cannot be."""
+    _one_of("evaluation.split", evaluation.split, SPLITS)
+    _at_least("evaluation.every", evaluation.every, 0)
+    _at_least("evaluation.limit", evaluation.limit, 1)
+    _at_least("evaluation.batch_size", evaluation.batch_size, 1)
+    _at_least("evaluation.resamples", evaluation.resamples, 100)
+    return evaluation
+
+

@@ -1,0 +1,99 @@
+"""What the trials of one process share: rows, encoded examples, rows of the untouched base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+from myosotis.config import EvaluationConfig
+from myosotis.errors import DataError
+from myosotis.evaluation import Runtime, predict, score
+from myosotis.interfaces import Example, Model, Rows, Split, Task
+from myosotis.ledger import Score, content_hash, read_json, write_json
+from myosotis.plugins import Registry
+
+
+@dataclass
+class Workspace:
+    """Loads what trials share once a process, and rows of the base once for all studies.
+
+    Attributes:
+        studies: the folder of studies.
+        registry: the plugins, for their observers.
+    """
+
+    studies: Path
+    registry: Registry
+    _rows: dict[tuple[str, str], Rows] = field(default_factory=dict)
+    _examples: dict[tuple[str, str, str], Sequence[Example]] = field(default_factory=dict)
+
+    def rows(self, task: Task, identity: str, split: str) -> Rows:
+        """Give a task's rows.
+
+        Raises:
+            DataError: there is no such split, or it is empty.
+        """
+        key = (identity, split)
+        if key not in self._rows:
+            rows = task.dataset.split(cast(Split, split))
+            if rows is None or len(rows) == 0:
+                state = "has none" if rows is None else "is empty"
+                raise DataError(
+                    f"{task.role} {task.name} must have a {split} split, but it {state}; give it one, or "
+                    "change evaluation.split"
+                )
+            self._rows[key] = rows
+        return self._rows[key]
+
+    def examples(
+        self, task: Task, identity: str, split: str, model: Model, model_identity: str
+    ) -> Sequence[Example]:
+        """Give a task's rows encoded for a model."""
+        key = (identity, split, model_identity)
+        if key not in self._examples:
+            self._examples[key] = encode(task, self.rows(task, identity, split), model, split)
+        return self._examples[key]
+
+    def base_scores(
+        self,
+        task: Task,
+        identity: str,
+        model: Model,
+        model_identity: str,
+        evaluation: EvaluationConfig,
+        runtime: Runtime,
+    ) -> list[Score]:
+        """Give the untouched base's scores on a task, measured once for all studies."""
+        numbers = {key: value for key, value in asdict(evaluation).items() if key not in {"every", "batch_size"}}
+        key = content_hash([identity, model_identity, numbers, runtime.precision, runtime.device.type])
+        path = self.studies / ".base" / f"{key}.json"
+        if path.is_file():
+            return [Score(**row) for row in read_json(path)]
+        examples = self.examples(task, identity, evaluation.split, model, model_identity)
+        columns = predict(task, limited(examples, evaluation.limit), model, evaluation.batch_size, runtime)
+        scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))
+        write_json(path, [asdict(each) for each in scores])
+        return scores
+
+
+def encode(task: Task, rows: Rows, model: Model, split: str) -> Sequence[Example]:
+    """Encode rows for a model.
+
+    Raises:
+        DataError: nothing comes out.
+    """
+    examples = task.objective.encode(rows, model)
+    if len(examples) == 0:
+        raise DataError(
+            f"{task.role} {task.name}: its {len(rows)} {split} rows are too short to give one example; "
+            f"give more text, or a smaller dataset.{task.name}.length"
+        )
+    return examples
+
+
+def limited(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
+    """Give the first examples."""
+    count = len(examples) if limit is None else min(limit, len(examples))
+    return [examples[index] for index in range(count)]

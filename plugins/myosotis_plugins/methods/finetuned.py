@@ -1,0 +1,63 @@
+"""An existing fine-tune in the base's place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from myosotis import hookimpl
+from myosotis.errors import ModelError
+from myosotis.interfaces import Context, Method, Model
+from myosotis.ledger import file_hash
+from myosotis_plugins.models.huggingface import check_weights, load_weights, weight_files
+
+MYOSOTIS_API = 1
+
+
+class Finetuned(Method):
+    """Put what an earlier training gave onto the base: a PEFT adapter, or whole weights.
+
+    Args:
+        path: the folder of the adapter or of the weights.
+    """
+
+    locations = frozenset({"path"})
+
+    def __init__(self, path: str) -> None:
+        self.folder = Path(path)
+        if not self.folder.is_dir():
+            raise ModelError(f"path must be a folder with an adapter or weights, but there is no {path}")
+        self.files = weight_files(self.folder)
+
+    def fingerprint(self) -> str:
+        """Hash the weights."""
+        return file_hash(self.files)
+
+    def adapt(self, model: Model, context: Context) -> nn.Module:
+        """Load the adapter onto the base, or the weights instead of the base's.
+
+        Raises:
+            ModelError: the weights do not fit the base.
+        """
+        if (self.folder / "adapter_config.json").is_file():
+            return self._with_adapter(model)
+        check_weights(model.module, self.folder)
+        return model.module if context.outline else load_weights(type(model.module), self.folder, model.module)
+
+    def _with_adapter(self, model: Model) -> nn.Module:
+        from peft import PeftModel
+
+        try:
+            adapted: nn.Module = PeftModel.from_pretrained(model.module, str(self.folder), is_trainable=True)
+        except (RuntimeError, ValueError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise ModelError(f"the adapter in {self.folder} does not fit the model: {first}") from error
+        return adapted
+
+
+@hookimpl
+def myosotis_methods() -> Mapping[str, type[Method]]:
+    """Give the method."""
+    return {"finetuned": Finetuned}

@@ -1,0 +1,121 @@
+"""Freezing parts of the base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from torch import nn
+
+from myosotis import hookimpl
+from myosotis.errors import ConfigurationError
+from myosotis.interfaces import Method, Model
+
+MYOSOTIS_API = 1
+
+
+class Freeze(Method):
+    """Keep chosen blocks, embeddings or parameters of the base as they are.
+
+    What is chosen adds up. Adapters of other methods do not go into frozen layers.
+
+    Args:
+        first: the embeddings and this many blocks from the input; 0 freezes nothing.
+        last: this many blocks before the output.
+        blocks: ranges of blocks counted from 0, such as `0-3,7`.
+        pattern: a regular expression searched for in the parameters' names.
+        embeddings: the embeddings of tokens and positions, and with them a tied head.
+    """
+
+    def __init__(
+        self, first: int = 0, last: int = 0, blocks: str = "", pattern: str = "", embeddings: bool = False
+    ) -> None:
+        for name, value in (("first", first), ("last", last)):
+            if value < 0:
+                raise ConfigurationError(f"{name} must be at least 0, but got {value}")
+        self.first = first
+        self.last = last
+        self.blocks = parse_ranges(str(blocks))
+        self.pattern = _compiled(pattern)
+        self.embeddings = embeddings
+
+    def frozen(self, model: Model) -> Collection[str]:
+        """Name the parameters of everything chosen.
+
+        Raises:
+            ConfigurationError: more blocks than there are, or a pattern that matches nothing.
+        """
+        named = {id(parameter): name for name, parameter in model.module.named_parameters()}
+        modules = self._chosen_blocks(model.module)
+        if self.embeddings or self.first:
+            modules += [each for each in model.module.modules() if isinstance(each, nn.Embedding)]
+        frozen = {named[id(parameter)] for module in modules for parameter in module.parameters()}
+        return frozen | self._matching(list(named.values()))
+
+    def _chosen_blocks(self, module: nn.Module) -> list[nn.Module]:
+        if not (self.first or self.last or self.blocks):
+            return []
+        blocks = find_blocks(module)
+        count = len(blocks)
+        for name, value in (("first", self.first), ("last", self.last)):
+            if value > count:
+                raise ConfigurationError(f"{name} must be at most {count}, the model's blocks, but got {value}")
+        beyond = [number for number in self.blocks if number >= count]
+        if beyond:
+            raise ConfigurationError(f"blocks must be from 0 to {count - 1}, but got {beyond[0]}")
+        chosen = {*range(self.first), *range(count - self.last, count), *self.blocks}
+        return [blocks[number] for number in sorted(chosen)]
+
+    def _matching(self, names: list[str]) -> set[str]:
+        if self.pattern is None:
+            return set()
+        matching = {name for name in names if self.pattern.search(name)}
+        if not matching:
+            raise ConfigurationError(
+                f"pattern must match a parameter's name, but {self.pattern.pattern!r} matches none of "
+                f"{len(names)}, such as {names[0]}"
+            )
+        return matching
+
+
+def parse_ranges(text: str) -> tuple[int, ...]:
+    """Read ranges such as `0-3,7`.
+
+    Raises:
+        ConfigurationError: the text is no such list.
+    """
+    numbers: list[int] = []
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise ConfigurationError(f"blocks must be ranges such as '0-3,7', but got {text!r}")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(numbers)
+
+
+def find_blocks(module: nn.Module) -> nn.ModuleList:
+    """Find a transformer's blocks: the list of modules as long as its configuration says.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    count = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+    for each in module.modules():
+        if isinstance(each, nn.ModuleList) and len(each) == count:
+            return each
+    raise ConfigurationError(
+        f"this model ({type(module).__name__}) has no blocks to count; choose what to freeze with pattern"
+    )
+
+
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise ConfigurationError(f"pattern must be a regular expression, but {pattern!r}: {error}") from error
+
+
+@hookimpl
+def myosotis_methods() -> Mapping[str, type[Method]]:
+    """Give the method."""
+    return {"freeze": Freeze}

@@ -1,0 +1,57 @@
+"""The embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal
+
+from myosotis import hookimpl
+from myosotis.interfaces import Model, ModelFactory, Objective
+from myosotis_plugins.models.huggingface import HuggingFace
+
+MYOSOTIS_API = 1
+
+FOLDER = Path(__file__).parent / "nano"
+
+
+class Nano(ModelFactory):
+    """A small Llama-architecture model of this project's own, trained on the Python documentation's English.
+
+    Its card lies beside its weights, its recipe in `experiments/nano.md`.
+
+    Args:
+        dtype: what the weights are loaded as.
+        quantization: `8bit` or `nf4` (with double quantization), by bitsandbytes.
+        attention: how attention is computed.
+    """
+
+    def __init__(
+        self,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        quantization: Literal["none", "8bit", "nf4"] = "none",
+        attention: Literal["sdpa", "eager"] = "sdpa",
+    ) -> None:
+        self._folder = HuggingFace(str(FOLDER), None, dtype, quantization, attention)
+
+    def load(self, objectives: Collection[Objective]) -> Model:
+        """Load weights and tokenizer."""
+        return self._folder.load(objectives)
+
+    def outline(self, objectives: Collection[Objective]) -> Model:
+        """Build the modules on the meta device."""
+        return self._folder.outline(objectives)
+
+    def fingerprint(self) -> str:
+        """Hash the weights."""
+        return self._folder.fingerprint()
+
+    def save(self, model: Model, folder: Path) -> None:
+        """Write a PEFT adapter where there is one, else the whole model."""
+        self._folder.save(model, folder)
+
+
+@hookimpl
+def myosotis_models() -> Mapping[str, type[ModelFactory]]:
+    """Give the model factory."""
+    return {"nano": Nano}

@@ -1,0 +1,1 @@
+"""How rows become batches, losses and predictions."""

@@ -1,0 +1,113 @@
+"""Predicting the next token of running text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from myosotis import hookimpl
+from myosotis.errors import ConfigurationError
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
+from myosotis_plugins.objectives import causal
+
+MYOSOTIS_API = 1
+
+
+@dataclass(frozen=True)
+class LanguageModeling(Objective):
+    """Predict the next token; rows are `{"text": …}`.
+
+    Args:
+        length: tokens a block.
+        packing: `joined` puts all documents in a row and cuts blocks from it; `isolated` fills blocks with
+            whole documents that neither see each other nor count positions on.
+    """
+
+    metrics = ("cross_entropy", "perplexity")
+
+    length: int = 128
+    packing: Literal["joined", "isolated"] = "joined"
+
+    def __post_init__(self) -> None:
+        if self.length < 2:
+            raise ConfigurationError(f"length must be at least 2 tokens, but got {self.length}")
+        if self.packing not in ("joined", "isolated"):
+            raise ConfigurationError(f"packing must be joined or isolated, but got {self.packing!r}")
+
+    def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
+        """Cut the rows' tokens into blocks; a last block that is not full is left out when joined."""
+        documents = causal.token_ids(model, [rows[index]["text"] for index in range(len(rows))])
+        return list(self._joined(documents) if self.packing == "joined" else self._isolated(documents))
+
+    def _joined(self, documents: Sequence[Sequence[int]]) -> Iterator[Example]:
+        stream = np.fromiter((token for document in documents for token in document), dtype=np.int64)
+        for start in range(0, len(stream) - self.length + 1, self.length):
+            yield {"input_ids": stream[start : start + self.length]}
+
+    def _isolated(self, documents: Sequence[Sequence[int]]) -> Iterator[Example]:
+        block: list[Sequence[int]] = []
+        for document in documents:
+            for start in range(0, len(document), self.length):
+                piece = document[start : start + self.length]
+                if block and sum(map(len, block)) + len(piece) > self.length:
+                    yield _block(block)
+                    block = []
+                block.append(piece)
+        if block:
+            yield _block(block)
+
+    def tokens(self, example: Example) -> int:
+        """Count the block's tokens."""
+        return len(example["input_ids"])
+
+    def collate(self, examples: Sequence[Example], model: Model) -> Batch:
+        """Stack blocks; isolated ones get their masks and positions."""
+        if self.packing == "joined":
+            ids = torch.from_numpy(np.stack([example["input_ids"] for example in examples]))
+            return {"input_ids": ids, "labels": ids}
+        return _isolated_batch(examples)
+
+    def forward(self, module: nn.Module, batch: Batch) -> Any:
+        """Give the logits."""
+        return causal.logits(module, batch)
+
+    def loss(self, outputs: Any, batch: Batch) -> Loss:
+        """Give the mean over tokens."""
+        return causal.mean_token_loss(outputs, batch["labels"])
+
+    def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+        """Give each block's summed loss in nats and its number of predicted tokens."""
+        return causal.token_losses(module, causal.on_device(self.collate(examples, model), module))
+
+
+def _block(pieces: Sequence[Sequence[int]]) -> Example:
+    ids = [token for piece in pieces for token in piece]
+    document = [number for number, piece in enumerate(pieces) for _ in piece]
+    position = [place for piece in pieces for place in range(len(piece))]
+    return {"input_ids": ids, "document": document, "position": position}
+
+
+def _isolated_batch(examples: Sequence[Example]) -> Batch:
+    ids = causal.padded([example["input_ids"] for example in examples], 0)
+    documents = causal.padded([example["document"] for example in examples], -1)
+    positions = causal.padded([example["position"] for example in examples], 0)
+    causally = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    same = (documents[:, :, None] == documents[:, None, :]) & (documents >= 0)[:, :, None]
+    labels = ids.masked_fill((positions == 0) | (documents < 0), causal.IGNORED)
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "position_ids": positions,
+        "attention_mask": causal.additive_mask(same & causally),
+    }
+
+
+@hookimpl
+def myosotis_objectives() -> Mapping[str, type[Objective]]:
+    """Give the objective."""
+    return {"language_modeling": LanguageModeling}
