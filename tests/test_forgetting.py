@@ -126,7 +126,7 @@ def test_intransigence() -> None:
 
 
 def test_minimum_score_sees_a_dip_that_forgetting_does_not() -> None:
-    scores = [[0, 0, 0], [0.9, 0, 0], [0.2, 0.8, 0], [0.9, 0.8, 0.7]]
+    scores = [[0.0, 0.0, 0.0], [0.9, 0.0, 0.0], [0.2, 0.8, 0.0], [0.9, 0.8, 0.7]]
     assert_allclose(forgetting.minimum_score(scores), (0.2 + 0.8) / 2)
     assert_allclose(forgetting.forgetting(scores), 0.0)
 
@@ -137,7 +137,7 @@ def test_forgetting_leaves_out_base_and_rows_before_the_task() -> None:
 
 
 def test_forgetting_is_negative_where_the_end_is_best() -> None:
-    scores = [[0, 0], [0.5, 0], [0.8, 0.9]]
+    scores = [[0.0, 0.0], [0.5, 0.0], [0.8, 0.9]]
     assert_allclose(forgetting.forgetting(scores), -0.3)
 
 

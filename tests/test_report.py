@@ -413,6 +413,17 @@ def test_report_of_every_shape(tmp_path: Path, shape: str) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_page_counts_and_names_what_failed(tmp_path: Path) -> None:
+    failed = trial(1, arm="lora", seed=1, status="failed", error="RuntimeError: the loss is <nan>")
+    study = record(
+        tmp_path, [trial(2, arm="lora"), failed, trial(3, arm="lora", seed=2, status="unfinished")]
+    )
+    text = write_report(study).read_text(encoding="utf-8")
+    assert ">1, 1 failed, 1 unfinished</td>" in text
+    assert "RuntimeError: the loss is &lt;nan&gt;" in text
+    assert "Left out of all means: 1 failed and 1 unfinished." in text
+
+
 def assert_is_picture(path: Path) -> None:
     if path.suffix == ".svg":
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"

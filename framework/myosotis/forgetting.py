@@ -9,8 +9,7 @@ Two families:
 - the headline, for any curriculum: `learned`, `forgotten`, `forgotten_base` on R of shape
   (stages + 1, columns), the columns being tasks and probes;
 - the field's own numbers, for sequential learning with one new task a stage: R of shape (T + 1, T),
-  where stage i trains task i. Tasks count from 1 in the formulas and from 0 in the code, rows from 0
-  in both.
+  where stage i trains task i. Formulas count tasks from 1, the code from 0.
 """
 
 from __future__ import annotations
@@ -165,8 +164,7 @@ def minimum_score(scores: ArrayLike) -> float:
     min-ACC = 1/(T - 1) Σ_{i<T} min_{l ∈ i+1..T} R[l, i]
 
     NaN with one task. Source: De Lange et al. 2023, arXiv:2205.13452, whose minimum runs over every
-    training step after task i; rows are stages here, so dips within a stage (the stability gap) are
-    not seen.
+    training step after task i: with a row a stage, dips within a stage (the stability gap) stay unseen.
     """
     matrix = _sequence(scores)
     tasks = range(matrix.shape[1] - 1)

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import sys
 import tokenize
 from collections import Counter
 from itertools import combinations
@@ -30,6 +31,12 @@ TASK_PARTS: tuple[Part, ...] = ("train", "validation", "test")
 )
 def test_the_split_never_moves(module: str, part: Part) -> None:
     assert standard_library.part_of(module) == part
+
+
+def test_reads_the_standard_library_and_nothing_else() -> None:
+    read = {row["module"] for part in PARTS for row in standard_library.code(part)}
+    assert {module.partition(".")[0] for module in read} <= sys.stdlib_module_names
+    assert not any({"test", "tests", "idle_test"} & set(module.split(".")) for module in read)
 
 
 def test_parts_have_about_the_stated_shares() -> None:

@@ -28,7 +28,6 @@ def page(record: StudyRecord, frame: pd.DataFrame, shown: list[Picture]) -> str:
         pictures=[_embedded(picture) for picture in shown],
         rows=frame.to_dict("records"),
         has_probes=bool((record.columns["role"] == "probe").any()),
-        is_partial=bool(frame[["failed", "unfinished"]].to_numpy().sum()),
         failures=record.trials[record.trials["status"] == "failed"].to_dict("records"),
         scripts=_vega() if shown else "",
     )
