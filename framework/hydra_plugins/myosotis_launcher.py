@@ -22,9 +22,7 @@ class MyosotisLauncher(Launcher):
     def __init__(self, backend: str = "local") -> None:
         self.backend = backend
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives.
 
         Raises:

@@ -23,9 +23,7 @@ class MyosotisSweeper(Sweeper):
         self.params = params or {}
         self.launcher: Optional[Launcher] = None
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and make the launcher."""
         from hydra.core.plugins import Plugins
 
@@ -41,6 +39,8 @@ class MyosotisSweeper(Sweeper):
         from myosotis.study import TrialTask, sweep
 
         assert self.launcher is not None
+        assert self.hydra_context is not None
+        assert self.config is not None
         assert isinstance(self.task_function, TrialTask), "this sweeper runs studies of myosotis only"
         loader = self.hydra_context.config_loader
         return sweep(arguments, self.params, self.config, self.launcher, loader, self.task_function)

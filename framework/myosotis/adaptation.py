@@ -82,7 +82,9 @@ def adapt(model: Model, methods: Mapping[str, Method], context: Context, trains:
     return adapted
 
 
-def _silent(modules: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]) -> tuple[nn.Module, ...]:
+def _silent(
+    modules: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]
+) -> tuple[nn.Module, ...]:
     """Find the base's modules whose surroundings do not train.
 
     A module without parameters, such as a dropout, belongs to the nearest module around it that has some.

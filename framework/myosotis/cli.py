@@ -15,7 +15,17 @@ from myosotis.errors import ConfigurationError, MyosotisError
 if TYPE_CHECKING:
     from myosotis.ledger import StudyRecord
 
-HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p", "--shell-completion")
+HYDRA_FLAGS = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--hydra-help",
+    "--resolve",
+    "--package",
+    "-p",
+    "--shell-completion",
+)
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
@@ -98,7 +108,9 @@ def _hydra(arguments: list[str]) -> None:
 def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A base: a local folder or a Hub id.")],
-    tuned: Annotated[str | None, typer.Argument(help="A fine-tune of it: an adapter or whole weights.")] = None,
+    tuned: Annotated[
+        str | None, typer.Argument(help="A fine-tune of it: an adapter or whole weights.")
+    ] = None,
     probe: Annotated[
         list[str] | None, typer.Option("--probe", help="A dataset to score on, or NAME=FILE; several times.")
     ] = None,
@@ -177,20 +189,21 @@ def _show(record: StudyRecord) -> None:
     for column in TERMINAL:
         table.add_column(column.replace("_", " "), justify="left" if column == "configuration" else "right")
     for row in summary.to_dict("records"):
-        table.add_row(*(_terminal_cell(column, row) for column in TERMINAL))
+        table.add_row(*(_terminal_cell(column, row[column]) for column in TERMINAL))
     console = Console()
     console.print(table)
     offline = sorted(record.folder.glob("*/wandb/offline-run-*"))
     if offline:
-        console.print(f"W&B ran offline; to upload: wandb sync {os.path.relpath(record.folder)}/*/wandb/offline-run-*")
+        console.print(
+            f"W&B ran offline; to upload: wandb sync {os.path.relpath(record.folder)}/*/wandb/offline-run-*"
+        )
     console.print(f"report: {os.path.relpath(record.folder / 'report.html')}", soft_wrap=True)
 
 
 TERMINAL = ("configuration", "learned", "forgotten", "forgotten_base", "trainable_parameters", "seconds", "n")
 
 
-def _terminal_cell(column: str, row: dict[str, Any]) -> str:
-    value = row[column]
+def _terminal_cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         if value != value:
             return "–"
@@ -208,7 +221,10 @@ def plugins(context: typer.Context) -> None:
     from myosotis.plugins import load_registry
 
     registry = load_registry()
-    rows = [(found.kind, found.name, found.distribution, f"{_short(found.file)}:{found.line}") for found in registry]
+    rows = [
+        (found.kind, found.name, found.distribution, f"{_short(found.file)}:{found.line}")
+        for found in registry
+    ]
     header = ("kind", "name", "distribution", "file")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
     for row in [header, *sorted(rows)]:

@@ -286,7 +286,7 @@ def check_literals(path: str, node: Mapping[str, Any], cls: type) -> None:
     Raises:
         ConfigurationError: names the key, the values that it may have, and the one received.
     """
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(vars(cls).get("__init__", cls))
     for name, value in node.items():
         allowed = _literal_values(hints.get(name))
         if allowed and value not in allowed:

@@ -79,12 +79,18 @@ def interval(metric: Metric, columns: Columns, resamples: int) -> tuple[float, f
     return float(low), float(high)
 
 
-def score(
-    task: Task, columns: Columns, stage: int, step: int, split: str, resamples: int
-) -> Iterator[Score]:
+def score(task: Task, columns: Columns, stage: int, step: int, split: str, resamples: int) -> Iterator[Score]:
     """Score predictions by every metric of the task."""
     for name, metric in task.metrics.items():
         low, high = interval(metric, columns, resamples)
         yield Score(
-            stage, step, task.name, split, name, float(metric.value(columns)), metric.count(columns), low, high
+            stage,
+            step,
+            task.name,
+            split,
+            name,
+            float(metric.value(columns)),
+            metric.count(columns),
+            low,
+            high,
         )

@@ -90,7 +90,7 @@ class Component:
 Mixture: TypeAlias = tuple[Component, ...]
 
 
-class Plugin(ABC):
+class Plugin(ABC):  # noqa: B024 - its kinds have the abstract methods
     """What every kind of plugin states about itself."""
 
     version: ClassVar[int] = 1

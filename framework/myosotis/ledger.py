@@ -1,10 +1,10 @@
 """The ledger: what a study has on disk, written atomically and read back as tables.
 
-    studies/<study>/study.json                      which trials answer the study's question
-    studies/<study>/<trial>/config.yaml manifest.json scores.jsonl metrics.jsonl adapter/ checkpoints/
-    studies/<study>/<trial>/result.json             written last: the trial is finished
-    studies/<study>/<trial>/error.txt               the trial failed
-    studies/.base/<key>.json                        rows of the untouched base, shared by all studies
+studies/<study>/study.json                      which trials answer the study's question
+studies/<study>/<trial>/config.yaml manifest.json scores.jsonl metrics.jsonl adapter/ checkpoints/
+studies/<study>/<trial>/result.json             written last: the trial is finished
+studies/<study>/<trial>/error.txt               the trial failed
+studies/.base/<key>.json                        rows of the untouched base, shared by all studies
 """
 
 from __future__ import annotations
@@ -192,13 +192,17 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Read scores back; null is not a number."""
+    """Read scores back."""
     if not path.is_file():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        Score(**{key: math.nan if value is None else value for key, value in row.items()}) for row in rows
-    ]
+    return [score_from(row) for row in rows]
+
+
+def score_from(row: Mapping[str, Any]) -> Score:
+    """Make a score of a row as it was written; null is not a number."""
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+    return Score(**values)
 
 
 def status(folder: Path) -> Status:

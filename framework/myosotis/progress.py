@@ -43,7 +43,9 @@ class Progress:
         try:
             yield step
         except BaseException as error:
-            self._line(f"{where}: failed, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            self._line(
+                f"{where}: failed, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
             raise
         self._line(f"{where}: done in {time.monotonic() - started:.1f} s, {self._left(self.begun)}")
 

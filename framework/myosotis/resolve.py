@@ -34,14 +34,12 @@ from myosotis.interfaces import (
     TaskDataset,
 )
 from myosotis.ledger import content_hash
-from myosotis.plugins import Registry, source_hash
+from myosotis.plugins import KINDS, Registry, source_hash
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 SPLITS = ("train", "validation", "test")
 CHANGES_NO_NUMBER = frozenset({"save", "log_every_n_steps"})
-
-P = TypeVar("P", bound=Plugin)
 
 
 @dataclass(frozen=True)
@@ -100,17 +98,16 @@ class Resolver:
         """
         with explained():
             resolved = plain(OmegaConf.masked_copy(config, _trial_keys(config)))
-        model = self._make(ModelFactory, "model", resolved["model"])
+        model = cast(ModelFactory, self._make("model", resolved["model"]))
         methods = {
-            name: self._make(Method, f"method.{name}", node) for name, node in resolved["method"].items()
+            name: cast(Method, self._make(f"method.{name}", node))
+            for name, node in resolved["method"].items()
         }
         tasks = self._tasks(resolved)
-        settings = {
-            "trainer": checked_trainer(_typed(config.trainer, TrainerConfig)),
-            "optimizer": checked_optimizer(_typed(config.optimizer, OptimizerConfig)),
-            "schedule": checked_schedule(_typed(config.schedule, ScheduleConfig)),
-            "evaluation": checked_evaluation(_typed(config.evaluation, EvaluationConfig)),
-        }
+        trainer = checked_trainer(_typed(config.trainer, TrainerConfig))
+        optimizer = checked_optimizer(_typed(config.optimizer, OptimizerConfig))
+        schedule = checked_schedule(_typed(config.schedule, ScheduleConfig))
+        evaluation = checked_evaluation(_typed(config.evaluation, EvaluationConfig))
         trained = [name for name, task in tasks.items() if task.role == "task"]
         curriculum = _typed(config.curriculum, CurriculumConfig)
         stages = build_stages(curriculum, resolved["mix"], trained, resolved["seed"])
@@ -127,7 +124,7 @@ class Resolver:
             "methods": method_identities,
             "roles": {name: task.role for name, task in tasks.items()},
             "stages": [asdict(stage) for stage in stages],
-            "settings": {name: _numbers(setting) for name, setting in settings.items()},
+            "settings": [_numbers(each) for each in (trainer, optimizer, schedule, evaluation)],
             "seed": resolved["seed"],
             "version": __version__,
         }
@@ -141,7 +138,10 @@ class Resolver:
             resolved=resolved,
             identities=identities,
             logger=config.logger,
-            **settings,
+            trainer=trainer,
+            optimizer=optimizer,
+            schedule=schedule,
+            evaluation=evaluation,
         )
 
     def _tasks(self, resolved: Mapping[str, Any]) -> dict[str, Task]:
@@ -158,7 +158,7 @@ class Resolver:
         }
 
     def _task(self, name: str, group: str, node: Mapping[str, Any]) -> Task:
-        dataset = self._make(TaskDataset, f"{group}.{name}", node)
+        dataset = cast(TaskDataset, self._make(f"{group}.{name}", node))
         chosen, parameters = dataset.objective()
         objective = self.registry.find("objective", chosen).cls(**parameters)
         metrics = dataset.metrics() or cast(Objective, objective).metrics
@@ -170,10 +170,10 @@ class Resolver:
             metrics={metric: cast(Metric, self.registry.find("metric", metric).cls()) for metric in metrics},
         )
 
-    def _make(self, kind: type[P], path: str, node: Mapping[str, Any]) -> P:
-        group = path.split(".")[0]
+    def _make(self, path: str, node: Mapping[str, Any]) -> Plugin:
+        kind = PLUGIN_GROUPS[path.split(".")[0]][0]
         if not node.get("_target_"):
-            known = self.registry.plugins[PLUGIN_GROUPS[group][0]]
+            known = self.registry.plugins[kind]
             raise ConfigurationError(f"{path} names no plugin; choose one of {', '.join(sorted(known))}")
         parameters = {key: value for key, value in node.items() if not key.startswith("_")}
         try:
@@ -182,8 +182,8 @@ class Resolver:
             if isinstance(error.__cause__, MyosotisError):
                 raise type(error.__cause__)(f"{path}: {error.__cause__}") from error
             raise PluginError(f"{path} cannot be made: {error.__cause__ or error}") from error
-        if not isinstance(plugin, kind):
-            raise PluginError(f"{path} must be a {kind.__name__}, but {node['_target_']} is not")
+        if not isinstance(plugin, KINDS[kind]):
+            raise PluginError(f"{path} must be a {KINDS[kind].__name__}, but {node['_target_']} is not")
         check_literals(path, parameters, type(plugin))
         return plugin
 
@@ -271,5 +271,3 @@ def checked_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
     _at_least("evaluation.batch_size", evaluation.batch_size, 1)
     _at_least("evaluation.resamples", evaluation.resamples, 100)
     return evaluation
-
-

@@ -185,7 +185,7 @@ def expand(
     points: dict[tuple[str | None, tuple[str, ...]], Point] = {}
     given: dict[str, Override] = {}
     used: set[str] = set()
-    for arm, own in (arms or {None: {}}).items():
+    for arm, own in arms.items() if arms else [(None, {})]:
         lines = [*_rendered(params), *_rendered(own), *arguments]
         overrides = {str(each.get_key_element()): each for each in compose.parse(lines)}
         given |= overrides
@@ -316,7 +316,9 @@ class TrialTask:
                 try:
                     check_trial(trial, self.workspace)
                 except MyosotisError as error:
-                    raise type(error)(f"{error} (in the trial {' '.join(point.lines) or 'by default'})") from error
+                    raise type(error)(
+                        f"{error} (in the trial {' '.join(point.lines) or 'by default'})"
+                    ) from error
 
     def begin(self, study: str, total: int, left: Sequence[PlannedTrial]) -> None:
         """Say what is about to run."""
@@ -381,4 +383,3 @@ def _failure(entry: TrialEntry, folder: Path) -> str:
         return ""
     first = error.read_text(encoding="utf-8").split("\n")[0]
     return f"  {entry.configuration} seed={entry.seed}: {first}\n    {os.path.relpath(error)}"
-

@@ -104,7 +104,9 @@ class WandbRun:
         import wandb
 
         columns = [field.name for field in fields(Score)]
-        self.run.log({"scores": wandb.Table(columns=columns, data=[list(astuple(score)) for score in scores])})
+        self.run.log(
+            {"scores": wandb.Table(columns=columns, data=[list(astuple(score)) for score in scores])}
+        )
         self.run.summary.update(dict(summary))
         if self.artifacts and (self.folder / "adapter").is_dir():
             artifact = wandb.Artifact(f"adapter-{self.run.id}", type="model")

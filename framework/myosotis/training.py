@@ -104,7 +104,9 @@ class BatchLoader:
 
 def mean_loss(module: nn.Module, batch: MixedBatch) -> Loss:
     """Give the mean loss of a batch: of its groups' losses, weighted by their rows."""
-    return combine(batch, lambda group: group.objective.loss(group.objective.forward(module, group.batch), group.batch))
+    return combine(
+        batch, lambda group: group.objective.loss(group.objective.forward(module, group.batch), group.batch)
+    )
 
 
 def combine(batch: MixedBatch, loss: Callable[[Group], Loss]) -> Loss:
@@ -118,7 +120,9 @@ def combine(batch: MixedBatch, loss: Callable[[Group], Loss]) -> Loss:
 def overriding(methods: Mapping[str, Method], hook: str) -> dict[str, Method]:
     """Choose the methods that override a hook, so that the others cost nothing."""
     return {
-        name: method for name, method in methods.items() if getattr(type(method), hook) is not getattr(Method, hook)
+        name: method
+        for name, method in methods.items()
+        if getattr(type(method), hook) is not getattr(Method, hook)
     }
 
 
@@ -297,7 +301,9 @@ class StageObserver(Callback):
         self.pending.clear()
 
 
-def stage_batches(trainer: TrainerConfig, parts: Sequence[EncodedPart], own: Sequence[str], default: int) -> int:
+def stage_batches(
+    trainer: TrainerConfig, parts: Sequence[EncodedPart], own: Sequence[str], default: int
+) -> int:
     """Give how many batches a stage takes: the least that any of the lengths asked for allows.
 
     Args:
@@ -365,4 +371,3 @@ def quiet_lightning() -> None:
     """Keep Lightning from printing what hardware it found, once a stage."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.ERROR)
-

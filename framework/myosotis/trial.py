@@ -102,7 +102,7 @@ def derive_seed(*parts: object) -> int:
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the global generator
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
@@ -366,7 +366,10 @@ def _changing(adapted: Adapted) -> dict[str, torch.Tensor]:
     """Give what training changes: parameters that train, and buffers that are saved."""
     module = adapted.model.module
     trainable = adapted.trainable()
-    persistent = module.state_dict(keep_vars=True).keys() - dict(module.named_parameters(remove_duplicate=False)).keys()
+    persistent = (
+        module.state_dict(keep_vars=True).keys()
+        - dict(module.named_parameters(remove_duplicate=False)).keys()
+    )
     buffers = {name: value for name, value in module.named_buffers() if name in persistent}
     return {**{name: parameter.data for name, parameter in trainable.items()}, **buffers}
 

@@ -11,7 +11,7 @@ from myosotis.config import EvaluationConfig
 from myosotis.errors import DataError
 from myosotis.evaluation import Runtime, predict, score
 from myosotis.interfaces import Example, Model, Rows, Split, Task
-from myosotis.ledger import Score, content_hash, read_json, write_json
+from myosotis.ledger import Score, content_hash, read_json, score_from, write_json
 from myosotis.plugins import Registry
 
 
@@ -66,11 +66,13 @@ class Workspace:
         runtime: Runtime,
     ) -> list[Score]:
         """Give the untouched base's scores on a task, measured once for all studies."""
-        numbers = {key: value for key, value in asdict(evaluation).items() if key not in {"every", "batch_size"}}
+        numbers = {
+            key: value for key, value in asdict(evaluation).items() if key not in {"every", "batch_size"}
+        }
         key = content_hash([identity, model_identity, numbers, runtime.precision, runtime.device.type])
         path = self.studies / ".base" / f"{key}.json"
         if path.is_file():
-            return [Score(**row) for row in read_json(path)]
+            return [score_from(row) for row in read_json(path)]
         examples = self.examples(task, identity, evaluation.split, model, model_identity)
         columns = predict(task, limited(examples, evaluation.limit), model, evaluation.batch_size, runtime)
         scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))

@@ -121,9 +121,13 @@ class File(TaskDataset):
         if self.chosen == "language_modeling":
             return rows[:-count], rows[-count:]
         test = set(range(HELD_OUT - 1, len(rows), HELD_OUT)) or {len(rows) - 1}
-        split = ([], []) if not rows else (
-            [row for index, row in enumerate(rows) if index not in test],
-            [row for index, row in enumerate(rows) if index in test],
+        split = (
+            ([], [])
+            if not rows
+            else (
+                [row for index, row in enumerate(rows) if index not in test],
+                [row for index, row in enumerate(rows) if index in test],
+            )
         )
         return split
 
@@ -134,7 +138,9 @@ class File(TaskDataset):
         if path.suffix in readers:
             rows = [self._row(path, line, row) for line, row in readers[path.suffix](path, text)]
         elif self.chosen != "language_modeling":
-            raise DataError(f"{path} must be .jsonl, .csv or .tsv for {self.chosen}, which has several columns")
+            raise DataError(
+                f"{path} must be .jsonl, .csv or .tsv for {self.chosen}, which has several columns"
+            )
         else:
             rows = [{"text": document} for document in _documents(text, self.unit)]
         if not rows:
@@ -146,7 +152,9 @@ class File(TaskDataset):
         for role, column in self.columns.items():
             if column not in row:
                 has = ", ".join(str(each) for each in row)
-                raise DataError(f"{path}:{line}: must have a column {column!r}, but has: {has}; see columns={{…}}")
+                raise DataError(
+                    f"{path}:{line}: must have a column {column!r}, but has: {has}; see columns={{…}}"
+                )
             value = row[column]
             if role == "label" and isinstance(value, int):
                 value = str(value)
@@ -186,14 +194,18 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: must be one JSON object a line, but: {error.msg}: {line[:60]!r}") from error
+            raise DataError(
+                f"{path}:{number}: must be one JSON object a line, but: {error.msg}: {line[:60]!r}"
+            ) from error
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: must be a JSON object, but is {line[:60]!r}")
         yield number, row
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.reader(text.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    reader = csv.reader(
+        text.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
+    )
     try:
         header: Sequence[str] = next(reader, [])
         for row in reader:

@@ -12,6 +12,7 @@ from myosotis.errors import ModelError
 from myosotis.interfaces import Context, Method, Model
 from myosotis.ledger import file_hash
 from myosotis_plugins.models.huggingface import check_weights, load_weights, weight_files
+from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
 
@@ -44,13 +45,18 @@ class Finetuned(Method):
         if (self.folder / "adapter_config.json").is_file():
             return self._with_adapter(model)
         check_weights(model.module, self.folder)
-        return model.module if context.outline else load_weights(type(model.module), self.folder, model.module)
+        return (
+            model.module if context.outline else load_weights(type(model.module), self.folder, model.module)
+        )
 
     def _with_adapter(self, model: Model) -> nn.Module:
-        from peft import PeftModel
-
         try:
-            adapted: nn.Module = PeftModel.from_pretrained(model.module, str(self.folder), is_trainable=True)
+            with quiet_libraries():
+                from peft import PeftModel
+
+                adapted: nn.Module = PeftModel.from_pretrained(
+                    model.module, str(self.folder), is_trainable=True
+                )
         except (RuntimeError, ValueError) as error:
             first = str(error).strip().split("\n")[0]
             raise ModelError(f"the adapter in {self.folder} does not fit the model: {first}") from error

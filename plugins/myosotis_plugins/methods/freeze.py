@@ -59,7 +59,9 @@ class Freeze(Method):
         count = len(blocks)
         for name, value in (("first", self.first), ("last", self.last)):
             if value > count:
-                raise ConfigurationError(f"{name} must be at most {count}, the model's blocks, but got {value}")
+                raise ConfigurationError(
+                    f"{name} must be at most {count}, the model's blocks, but got {value}"
+                )
         beyond = [number for number in self.blocks if number >= count]
         if beyond:
             raise ConfigurationError(f"blocks must be from 0 to {count - 1}, but got {beyond[0]}")

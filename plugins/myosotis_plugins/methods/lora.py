@@ -10,6 +10,7 @@ from torch import nn
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Context, Method, Model
+from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
 
@@ -50,16 +51,17 @@ class LoRA(Method):
 
     def adapt(self, model: Model, context: Context) -> nn.Module:
         """Insert the adapters; everything else stops training."""
-        from peft import LoraConfig, get_peft_model
+        with quiet_libraries():
+            from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]
-            lora_dropout=self.dropout,
-            target_modules=linear_layers(model, self.targets, context.frozen),
-            task_type=task_type(model.module),
-        )
-        adapted: nn.Module = get_peft_model(model.module, config)  # type: ignore[arg-type]
+            config = LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,
+                lora_dropout=self.dropout,
+                target_modules=linear_layers(model, self.targets, context.frozen),
+                task_type=task_type(model.module),
+            )
+            adapted: nn.Module = get_peft_model(model.module, config)
         return adapted
 
 

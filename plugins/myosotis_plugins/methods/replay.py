@@ -23,7 +23,9 @@ class Replay(Method):
         dataset: a task or probe of the study whose training rows are replayed instead, in every stage.
     """
 
-    paper = "Robins 1995, Catastrophic Forgetting, Rehearsal and Pseudorehearsal, doi:10.1080/09540099550039318"
+    paper = (
+        "Robins 1995, Catastrophic Forgetting, Rehearsal and Pseudorehearsal, doi:10.1080/09540099550039318"
+    )
     stores = "rows of earlier tasks, by reference to their datasets"
 
     def __init__(self, share: float = 0.2, buffer: int | None = None, dataset: str | None = None) -> None:
@@ -50,9 +52,7 @@ class Replay(Method):
         sources = self._sources(seen, context)
         if not sources or self.share == 0:
             return data
-        own = tuple(
-            Component(each.task, each.rows, _scaled(each.share, 1 - self.share)) for each in data
-        )
+        own = tuple(Component(each.task, each.rows, _scaled(each.share, 1 - self.share)) for each in data)
         share = Share(self.share / len(sources), self.share / len(sources))
         kept = (Component(task, self._kept(rows, context.generator), share) for task, rows in sources.items())
         return (*own, *kept)

@@ -14,6 +14,7 @@ from myosotis import hookimpl
 from myosotis.errors import ModelError
 from myosotis.interfaces import Model, ModelFactory, Objective
 from myosotis.ledger import file_hash
+from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
 
@@ -61,7 +62,8 @@ class HuggingFace(ModelFactory):
         weight_files(folder)
         module = load_weights(AutoModelForCausalLM, folder, None, **self._arguments(), **self._quantization())
         if self.quantization != "none":
-            from peft import prepare_model_for_kbit_training
+            with quiet_libraries():
+                from peft import prepare_model_for_kbit_training
 
             module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=False)
         return Model(module, self._tokenizer(folder))
@@ -122,7 +124,9 @@ class HuggingFace(ModelFactory):
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
             first = str(error).strip().split("\n")[0]
-            raise ModelError(f"{self.path} must have a tokenizer, but it cannot be loaded: {first}") from error
+            raise ModelError(
+                f"{self.path} must have a tokenizer, but it cannot be loaded: {first}"
+            ) from error
 
     def _folder(self) -> Path:
         """Give the local folder, after fetching a Hub model."""
@@ -232,7 +236,10 @@ def load_weights(kind: Any, folder: Path, like: nn.Module | None, **arguments: A
             **arguments,
         }
     try:
-        module, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **arguments)
+        with quiet_libraries():
+            module, info = kind.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, **arguments
+            )
     except (OSError, RuntimeError, ValueError, json.JSONDecodeError) as error:
         first = str(error).strip().split("\n")[0]
         raise ModelError(f"the model in {folder} cannot be loaded: {first}") from error

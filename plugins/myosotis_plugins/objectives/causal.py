@@ -87,6 +87,7 @@ def token_ids(model: Model, texts: Sequence[str], special: bool = True) -> list[
     """Tokenize texts."""
     if not texts:
         return []
-    encoded: Any = model.tokenizer(list(texts), add_special_tokens=special)
+    # Documents may be longer than the model's context: blocks are cut from them afterwards.
+    encoded: Any = model.tokenizer(list(texts), add_special_tokens=special, verbose=False)
     ids: list[list[int]] = encoded["input_ids"]
     return ids

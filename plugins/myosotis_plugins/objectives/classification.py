@@ -40,7 +40,9 @@ class Classification(Objective):
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
         if len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels):
-            raise ConfigurationError(f"labels must be two or more different ones, but got {list(self.labels)}")
+            raise ConfigurationError(
+                f"labels must be two or more different ones, but got {list(self.labels)}"
+            )
         if "{text}" not in self.template:
             raise ConfigurationError(f"template must contain {{text}}, but got {self.template!r}")
 
@@ -87,7 +89,9 @@ class Classification(Objective):
         """Give each row's label, its prediction, and the loss of its label among the labels in nats."""
         layouts = [_Layout.of(example) for example in examples]
         scores = causal.logits(module, causal.on_device(_option_batch(layouts), module)).float()
-        likelihoods = torch.stack([_likelihoods(row, layout) for row, layout in zip(scores, layouts, strict=True)])
+        likelihoods = torch.stack(
+            [_likelihoods(row, layout) for row, layout in zip(scores, layouts, strict=True)]
+        )
         labels = torch.tensor([example["label"] for example in examples], device=likelihoods.device)
         losses = torch.nn.functional.cross_entropy(likelihoods, labels, reduction="none")
         return {

@@ -1,0 +1,36 @@
+"""Conformance suites: a plugin's tests are one subclass, collected by pytest.
+
+For a method, whose suite brings its own model and tasks::
+
+    from myosotis.testing import MethodTestSuite
+
+    class TestNoise(MethodTestSuite):
+        def make(self) -> Noise:
+            return Noise(scale=0.1)
+
+Every check is a method whose name begins with `test_`; a suite's other methods may be overridden to say
+on what it is checked.
+"""
+
+from __future__ import annotations
+
+from myosotis.testing.dataset import TaskDatasetTestSuite
+from myosotis.testing.method import MethodTestSuite
+from myosotis.testing.metric import MetricTestSuite
+from myosotis.testing.model import ModelFactoryTestSuite
+from myosotis.testing.objective import ObjectiveTestSuite
+from myosotis.testing.tiny import ByteTokenizer, TinyMetric, TinyModel, TinyObjective, TinyTask, make_task
+
+__all__ = [
+    "ByteTokenizer",
+    "MethodTestSuite",
+    "MetricTestSuite",
+    "ModelFactoryTestSuite",
+    "ObjectiveTestSuite",
+    "TaskDatasetTestSuite",
+    "TinyMetric",
+    "TinyModel",
+    "TinyObjective",
+    "TinyTask",
+    "make_task",
+]

@@ -1,0 +1,198 @@
+"""A real trial in the small, with witnesses in it: methods that change nothing and write down what they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from myosotis import hookspecs
+from myosotis.config import EvaluationConfig, OptimizerConfig, ScheduleConfig, TrainerConfig
+from myosotis.interfaces import Context, Method, Mixture, Model, ModelFactory, Rows, Share, Stage, Task
+from myosotis.ledger import Score, read_scores
+from myosotis.plugins import KINDS, Registry
+from myosotis.resolve import TrialConfig
+from myosotis.trial import run_trial
+from myosotis.workspace import Workspace
+
+STEPS = 5
+BATCH_SIZE = 4
+
+
+class FrozenFirst(Method):
+    """Freeze the first module of the base that has parameters of its own."""
+
+    def frozen(self, model: Model) -> Collection[str]:
+        """Name that module's parameters."""
+        return first_parameters(model.module)
+
+
+def first_parameters(module: nn.Module) -> list[str]:
+    """Name the parameters of the first module that has some of its own."""
+    first, _ = next(iter(module.named_parameters()))
+    owner = first.rpartition(".")[0]
+    return [name for name, _ in module.named_parameters() if name.rpartition(".")[0] == owner]
+
+
+class Before(Method):
+    """Stand before the method that is checked: see the untouched base.
+
+    Attributes:
+        parameters: the base's own parameters, which methods may train or leave.
+        values: a copy of their values.
+        frozen_parameters: the names that no method may train.
+    """
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.values: dict[str, Tensor] = {}
+        self.frozen_parameters: frozenset[str] = frozenset()
+
+    def adapt(self, model: Model, context: Context) -> nn.Module:
+        """Copy the base."""
+        self.parameters = dict(model.module.named_parameters())
+        self.values = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.frozen_parameters = context.frozen
+        return model.module
+
+
+class After(Method):
+    """Stand behind the method that is checked: see what it made.
+
+    Attributes:
+        starts: values of all that trains, when each stage begins.
+        ends: the same, when each stage has ended.
+        mixtures: the stages' data, as the methods shaped it.
+        look: called when a stage begins, with the adapted module.
+    """
+
+    def __init__(self, look: Callable[[nn.Module, Context], None] | None = None) -> None:
+        self.starts: list[dict[str, Tensor]] = []
+        self.ends: list[dict[str, Tensor]] = []
+        self.mixtures: list[Mixture] = []
+        self.look = look
+
+    def training_data(
+        self, stage: Stage, data: Mixture, seen: Mapping[str, Rows], context: Context
+    ) -> Mixture:
+        """Take note of the mixture."""
+        self.mixtures.append(data)
+        return data
+
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        """Copy what trains."""
+        self.starts.append(training_values(context.model.module))
+        if self.look is not None:
+            self.look(context.model.module, context)
+
+    def end_stage(self, stage: Stage, context: Context) -> None:
+        """Copy what trains."""
+        self.ends.append(training_values(context.model.module))
+
+
+class Killed(Exception):
+    """Stands for a killed process."""
+
+
+class Killer(Method):
+    """End the trial when its second stage begins."""
+
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        """Raise in the second stage."""
+        if stage.index == 2:
+            raise Killed
+
+
+def training_values(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the parameters that train."""
+    named = module.named_parameters()
+    return {name: value.detach().cpu().clone() for name, value in named if value.requires_grad}
+
+
+@dataclass
+class Rehearsal:
+    """A trial of one method on tasks trained one after another.
+
+    Attributes:
+        folder: the trial's folder; the base's rows are kept beside it.
+        stages: what is trained; one stage a task where not given.
+        others: methods that stand beside the one that is checked, by name.
+    """
+
+    folder: Path
+    factory: ModelFactory
+    tasks: Mapping[str, Task]
+    method: Method
+    seed: int = 0
+    stages: Sequence[Stage] | None = None
+    others: Mapping[str, Method] = field(default_factory=dict)
+    look: Callable[[nn.Module, Context], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.before = Before()
+        self.after = After(self.look)
+
+    def run(self) -> Rehearsal:
+        """Run the trial, or go on with it where it was killed."""
+        run_trial(
+            self.config(), self.folder, "rehearsal", "rehearsal", Workspace(self.folder.parent, _registry())
+        )
+        return self
+
+    @property
+    def scores(self) -> list[Score]:
+        """What the trial has scored."""
+        return read_scores(self.folder / "scores.jsonl")
+
+    def config(self) -> TrialConfig:
+        """Give the trial's configuration."""
+        stages = self.stages
+        if stages is None:
+            stages = [Stage(index, {task: Share(1, 1)}) for index, task in enumerate(self.tasks, 1)]
+        return TrialConfig(
+            id="rehearsal",
+            seed=self.seed,
+            model=self.factory,
+            methods={"before": self.before, "method": self.method, **self.others, "after": self.after},
+            tasks=self.tasks,
+            stages=tuple(stages),
+            trainer=TrainerConfig(max_steps=STEPS, batch_size=BATCH_SIZE, accelerator="cpu"),
+            optimizer=OptimizerConfig(learning_rate=1e-2),
+            schedule=ScheduleConfig(),
+            evaluation=EvaluationConfig(resamples=100),
+            resolved={},
+            identities={name: name for name in ("model", *self.tasks)},
+            logger=OmegaConf.create({}),
+        )
+
+
+def _registry() -> Registry:
+    """Give a registry without plugins: observers of the environment have no part in a rehearsal."""
+    manager = pluggy.PluginManager("myosotis")
+    manager.add_hookspecs(hookspecs)
+    return Registry(manager, {kind: {} for kind in KINDS}, ())
+
+
+def equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Name what differs, in any bit, between two mappings of tensors."""
+    return [
+        name
+        for name in {**one, **other}
+        if name not in one or name not in other or not _same_bits(one[name], other[name])
+    ]
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return (
+        one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(_bits(one), _bits(other)))
+    )
+
+
+def _bits(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous().view(torch.uint8)

@@ -1,0 +1,13 @@
+"""What all tests share: nothing that happens to be set in the environment may change a result."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment() -> None:
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_", "MYOSOTIS_"))]:
+        del os.environ[name]
