@@ -179,15 +179,16 @@ def _cell(value: Any) -> str:
 
 def _show(record: StudyRecord) -> None:
     """Print a study's table, and where its report and its offline runs are."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from myosotis.report.table import summary_table
 
     summary = summary_table(record)
-    table = Table(title=f"study {record.name}")
-    for column in TERMINAL:
-        table.add_column(column.replace("_", " "), justify="left" if column == "configuration" else "right")
+    table = Table(box=box.SIMPLE_HEAD, title=f"study {record.name}", title_justify="left", pad_edge=False)
+    for column, header in TERMINAL.items():
+        table.add_column(header, justify="left" if column == "configuration" else "right", overflow="fold")
     for row in summary.to_dict("records"):
         table.add_row(*(_terminal_cell(column, row[column]) for column in TERMINAL))
     console = Console()
@@ -200,7 +201,15 @@ def _show(record: StudyRecord) -> None:
     console.print(f"report: {os.path.relpath(record.folder / 'report.html')}", soft_wrap=True)
 
 
-TERMINAL = ("configuration", "learned", "forgotten", "forgotten_base", "trainable_parameters", "seconds", "n")
+TERMINAL = {
+    "configuration": "configuration",
+    "learned": "learned",
+    "forgotten": "forgotten",
+    "forgotten_base": "forgotten\nbase",
+    "trainable_parameters": "trainable\nparameters",
+    "seconds": "seconds",
+    "n": "seeds",
+}
 
 
 def _terminal_cell(column: str, value: Any) -> str:

@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -246,6 +246,8 @@ def explained(override: str | None = None) -> Iterator[None]:
 
 def explain(error: BaseException, override: str | None = None) -> str:
     """Say in a sentence what Hydra or OmegaConf refused, with the nearest names."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} does not follow Hydra's grammar: {error.message}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
         return _explain_missing(str(cause.missing_cfg_file), cause.options)

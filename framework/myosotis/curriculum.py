@@ -161,12 +161,20 @@ class Part:
     share: Share
 
 
+def most_urgent(credit: np.ndarray, shares: np.ndarray) -> int:
+    """Choose the part to draw from, of those with some credit the one that soonest would have a whole row's."""
+    slack = 1 / max(2, 2 * len(shares) - 2)
+    draws_left = (1 - slack - credit) / (shares + TOLERANCE**2)
+    return int(np.where(credit >= slack - TOLERANCE, draws_left, np.inf).argmin())
+
+
 @dataclass
 class MixtureSampler:
     """Says which examples each batch of a stage holds; the same from the same seed, always.
 
-    Every draw goes to the part furthest behind its share, so that realised shares are within one row of
-    what was asked for at every moment. Each part is reshuffled each time it has been gone through.
+    Of the parts behind their share, every draw goes to the one that would first be a row behind, so that
+    realised shares are within one row of what was asked for at every moment (Tijdeman 1980, The chairman
+    assignment problem). Each part is reshuffled each time it has been gone through.
 
     Attributes:
         parts: the mixture's components.
@@ -194,7 +202,7 @@ class MixtureSampler:
             rows = []
             for _ in range(self.batch_size):
                 credit += shares
-                chosen = int(credit.argmax())
+                chosen = most_urgent(credit, shares)
                 credit[chosen] -= 1
                 self.drawn[chosen] += 1
                 rows.append((chosen, next(orders[chosen])))

@@ -117,7 +117,7 @@ def _load_registry(isolation: str | None) -> Registry:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     distributions: dict[str, str] = {}
-    broken = []
+    broken: list[BrokenPlugin] = []
     for entry in _entries(isolation):
         distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "no distribution"
         try:
@@ -132,7 +132,7 @@ def _load_registry(isolation: str | None) -> Registry:
     except pluggy.PluginValidationError as error:
         known = [name for name in vars(hookspecs) if name.startswith("myosotis_")]
         raise PluginError(f"misspelt hook: {error}. Hooks: {', '.join(known)}") from error
-    plugins = {kind: _collect(manager, kind, distributions) for kind in KINDS}
+    plugins = {kind: _collect(manager, kind, distributions, broken) for kind in KINDS}
     return Registry(manager, plugins, tuple(broken))
 
 
@@ -164,13 +164,20 @@ def _register(manager: pluggy.PluginManager, module: ModuleType, distribution: s
 
 
 def _collect(
-    manager: pluggy.PluginManager, kind: Kind, distributions: Mapping[str, str]
+    manager: pluggy.PluginManager, kind: Kind, distributions: Mapping[str, str], broken: list[BrokenPlugin]
 ) -> dict[str, PluginOrigin]:
     found: dict[str, PluginOrigin] = {}
     hook = getattr(manager.hook, f"myosotis_{kind}s")
     for implementation in sorted(hook.get_hookimpls(), key=lambda each: each.plugin_name):
-        for name, cls in implementation.function().items():
-            origin = _origin(kind, name, cls, distributions[implementation.plugin_name])
+        module = implementation.plugin_name
+        try:
+            given = dict(implementation.function())
+        except Exception as error:  # as with an import: it must not end everything else
+            text = f"{hook.name} raised {type(error).__name__}: {error}"
+            broken.append(BrokenPlugin(module, distributions[module], text))
+            continue
+        for name, cls in given.items():
+            origin = _origin(kind, name, cls, distributions[module])
             if name in found:
                 raise PluginError(
                     f"two {kind} plugins are named {name!r}: one from {found[name]}, one from {origin}. "

@@ -28,12 +28,13 @@ SETTING = (
     "probe=[]",
     "+probe@probe.side=points",
     "probe.side.angle=45",
+    "method=[plain]",
     "optimizer.learning_rate=0.02",
     "trainer.max_steps=12",
     "evaluation.resamples=100",
     "logger=none",
 )
-"""Two tasks and a probe in the plane, without methods."""
+"""Two tasks and a probe in the plane."""
 
 
 def toy(*overrides: str) -> list[str]:
@@ -76,9 +77,11 @@ def search_path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def run_at(folder: Path, *overrides: str, modules: str = "tests.toy") -> StudyRecord:
-    """Run a study in this process, in a folder of its own."""
+def run_at(folder: Path, *overrides: str, modules: str = "tests.toy", report: bool = False) -> StudyRecord:
+    """Run a study in this process, in a folder of its own; its report takes longer than its trials."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MYOSOTIS_PLUGINS", modules)
         patch.chdir(folder)
+        if not report:
+            patch.setattr("myosotis.report.write_report", lambda record: None)
         return myosotis.run(list(overrides))

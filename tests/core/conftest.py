@@ -52,6 +52,5 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def study(home: Path) -> StudyRecord:
     """Three methods, two seeds: six finished trials."""
-    return run_at(
-        home, *toy("method=[plain],[pull],[still]", "method.pull.strength=0.1", "seed=0,1", "study=toy")
-    )
+    command = toy("method=[plain],[pull],[still]", "method.pull.strength=0.1", "seed=0,1", "study=toy")
+    return run_at(home, *command, report=True)

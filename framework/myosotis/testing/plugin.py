@@ -33,7 +33,7 @@ class PluginTestSuite(ABC, Generic[P]):
 
     def test_parameters_are_typed(self) -> None:
         """Every constructor parameter has a type; there is no `*args` or `**kwargs`."""
-        for parameter in _parameters(type(self.make())):
+        for parameter in constructor_parameters(type(self.make())):
             assert parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD), (
                 f"the constructor must name each parameter, but takes {parameter}"
             )
@@ -42,7 +42,7 @@ class PluginTestSuite(ABC, Generic[P]):
     def test_parameters_are_documented(self) -> None:
         """The class's docstring has an `Args:` section with exactly the constructor's parameters."""
         cls = type(self.make())
-        expected = {parameter.name for parameter in _parameters(cls)}
+        expected = {parameter.name for parameter in constructor_parameters(cls)}
         documented = _documented(cls)
         assert documented == expected, (
             f"Args: of {cls.__name__}'s docstring must name {sorted(expected)}, but names {sorted(documented)}"
@@ -58,7 +58,7 @@ class PluginTestSuite(ABC, Generic[P]):
     def test_locations_are_parameters(self) -> None:
         """`locations` names constructor parameters."""
         cls = type(self.make())
-        unknown = cls.locations - {parameter.name for parameter in _parameters(cls)}
+        unknown = cls.locations - {parameter.name for parameter in constructor_parameters(cls)}
         assert not unknown, f"locations must name parameters, but names {sorted(unknown)}"
 
     def test_fingerprint_is_stable(self) -> None:
@@ -70,7 +70,8 @@ class PluginTestSuite(ABC, Generic[P]):
         assert fingerprint or not self.reads_outside, "what is read from outside must be in the fingerprint"
 
 
-def _parameters(cls: type[Plugin]) -> list[inspect.Parameter]:
+def constructor_parameters(cls: type[Plugin]) -> list[inspect.Parameter]:
+    """Give the parameters of a plugin's constructor."""
     return list(inspect.signature(cls).parameters.values())
 
 

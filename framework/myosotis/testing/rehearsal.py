@@ -26,26 +26,19 @@ BATCH_SIZE = 4
 
 
 class FrozenFirst(Method):
-    """Freeze the first module of the base that has parameters of its own."""
+    """Freeze the first parameter of the base."""
 
     def frozen(self, model: Model) -> Collection[str]:
-        """Name that module's parameters."""
-        return first_parameters(model.module)
-
-
-def first_parameters(module: nn.Module) -> list[str]:
-    """Name the parameters of the first module that has some of its own."""
-    first, _ = next(iter(module.named_parameters()))
-    owner = first.rpartition(".")[0]
-    return [name for name, _ in module.named_parameters() if name.rpartition(".")[0] == owner]
+        """Name it."""
+        return [next(name for name, _ in model.module.named_parameters())]
 
 
 class Before(Method):
-    """Stand before the method that is checked: see the untouched base.
+    """Stand before the method that is checked: know the base's own parameters.
 
     Attributes:
         parameters: the base's own parameters, which methods may train or leave.
-        values: a copy of their values.
+        values: a copy of their values, before anything has trained.
         frozen_parameters: the names that no method may train.
     """
 
@@ -55,11 +48,15 @@ class Before(Method):
         self.frozen_parameters: frozenset[str] = frozenset()
 
     def adapt(self, model: Model, context: Context) -> nn.Module:
-        """Copy the base."""
+        """Take note of the base's parameters."""
         self.parameters = dict(model.module.named_parameters())
-        self.values = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.frozen_parameters = context.frozen
         return model.module
+
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        """Copy their values before anything has trained: an adapter may have put others in place."""
+        if not self.values:
+            self.values = {name: value.detach().clone() for name, value in self.parameters.items()}
 
 
 class After(Method):
@@ -68,26 +65,34 @@ class After(Method):
     Attributes:
         starts: values of all that trains, when each stage begins.
         ends: the same, when each stage has ended.
-        mixtures: the stages' data, as the methods shaped it.
+        module: the adapted module.
         look: called when a stage begins, with the adapted module.
+        look_at_data: called with a stage's data, as the methods shaped it.
     """
 
-    def __init__(self, look: Callable[[nn.Module, Context], None] | None = None) -> None:
+    def __init__(
+        self,
+        look: Callable[[nn.Module, Context], None] | None = None,
+        look_at_data: Callable[[Mixture], None] | None = None,
+    ) -> None:
         self.starts: list[dict[str, Tensor]] = []
         self.ends: list[dict[str, Tensor]] = []
-        self.mixtures: list[Mixture] = []
+        self.module = nn.Module()
         self.look = look
+        self.look_at_data = look_at_data
 
     def training_data(
         self, stage: Stage, data: Mixture, seen: Mapping[str, Rows], context: Context
     ) -> Mixture:
-        """Take note of the mixture."""
-        self.mixtures.append(data)
+        """Show the mixture."""
+        if self.look_at_data is not None:
+            self.look_at_data(data)
         return data
 
     def begin_stage(self, stage: Stage, context: Context) -> None:
         """Copy what trains."""
-        self.starts.append(training_values(context.model.module))
+        self.module = context.model.module
+        self.starts.append(training_values(self.module))
         if self.look is not None:
             self.look(context.model.module, context)
 
@@ -133,16 +138,16 @@ class Rehearsal:
     stages: Sequence[Stage] | None = None
     others: Mapping[str, Method] = field(default_factory=dict)
     look: Callable[[nn.Module, Context], None] | None = None
+    look_at_data: Callable[[Mixture], None] | None = None
 
     def __post_init__(self) -> None:
         self.before = Before()
-        self.after = After(self.look)
+        self.after = After(self.look, self.look_at_data)
 
     def run(self) -> Rehearsal:
         """Run the trial, or go on with it where it was killed."""
-        run_trial(
-            self.config(), self.folder, "rehearsal", "rehearsal", Workspace(self.folder.parent, _registry())
-        )
+        workspace = Workspace(self.folder.parent, registry_without_plugins())
+        run_trial(self.config(), self.folder, "rehearsal", "rehearsal", workspace)
         return self
 
     @property
@@ -172,14 +177,14 @@ class Rehearsal:
         )
 
 
-def _registry() -> Registry:
+def registry_without_plugins() -> Registry:
     """Give a registry without plugins: observers of the environment have no part in a rehearsal."""
     manager = pluggy.PluginManager("myosotis")
     manager.add_hookspecs(hookspecs)
     return Registry(manager, {kind: {} for kind in KINDS}, ())
 
 
-def equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Name what differs, in any bit, between two mappings of tensors."""
     return [
         name
@@ -195,4 +200,4 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _bits(value: Tensor) -> Tensor:
-    return value.detach().cpu().contiguous().view(torch.uint8)
+    return value.detach().cpu().reshape(-1).view(torch.uint8)

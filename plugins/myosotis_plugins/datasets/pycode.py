@@ -32,8 +32,8 @@ class PyCode(TaskDataset):
         return "language_modeling", {"length": self.length, "packing": self.packing}
 
     def split(self, name: Split) -> Rows:
-        """Give the rows of the split's modules."""
-        return standard_library.code(name)
+        """Give the rows of the split's modules, in no order."""
+        return standard_library.shuffled(standard_library.code(name))
 
     def fingerprint(self) -> str:
         """Hash the standard library."""

@@ -14,10 +14,10 @@ import re
 import sysconfig
 import tokenize
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypedDict
+from typing import Final, Literal, NamedTuple, TypedDict, TypeVar
 
 Part = Literal["pretraining", "train", "validation", "test"]
 
@@ -55,6 +55,9 @@ STRING_OR_COMMENT: Final = re.compile(
     re.DOTALL,
 )
 
+COMMENT_RUN: Final = re.compile(r"(?:^[ \t]*#[^\n]*\n)+", re.MULTILINE)
+COMMENT_MARK: Final = re.compile(r"^[ \t]*#+!?", re.MULTILINE)
+
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Block = ast.stmt | ast.excepthandler | ast.match_case
 
@@ -79,6 +82,9 @@ class LabelledRow(TypedDict):
 
     text: str
     label: str
+
+
+AnyRow = TypeVar("AnyRow", Row, LabelledRow)
 
 
 def part_of(module: str) -> Part:
@@ -126,6 +132,23 @@ def modules(part: Part) -> tuple[LabelledRow, ...]:
             counts[label] += 1
             rows.append(LabelledRow(text=row["text"][:PACKAGE_CHARACTERS], label=label))
     return tuple(rows)
+
+
+@cache
+def comments(part: Part) -> tuple[Row, ...]:
+    """Returns a part's comments as English prose, one row a run of whole-line comments; none occurs twice."""
+    runs = (
+        Row(text=COMMENT_MARK.sub("", run), module=name)
+        for name, path in _paths().items()
+        if part_of(name) == part
+        for run in COMMENT_RUN.findall(_source(path))
+    )
+    return tuple(row for row in _unclaimed_prose(runs, frozenset()) if " " in row["text"])
+
+
+def shuffled(rows: Sequence[AnyRow]) -> tuple[AnyRow, ...]:
+    """Returns rows in an order that has nothing to do with their modules: the same everywhere."""
+    return tuple(sorted(rows, key=lambda row: hashlib.sha256(str(row["text"]).encode()).digest()))
 
 
 @cache
@@ -203,8 +226,12 @@ def _modules(part: Part) -> tuple[Module, ...]:
 
 
 def _read(name: str, path: Path) -> Module:
+    return parse(name, _source(path))
+
+
+def _source(path: Path) -> str:
     with tokenize.open(path) as file:
-        return parse(name, file.read())
+        return file.read()
 
 
 def _earlier(part: Part) -> Iterator[Part]:

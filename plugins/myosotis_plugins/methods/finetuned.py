@@ -45,9 +45,18 @@ class Finetuned(Method):
         if (self.folder / "adapter_config.json").is_file():
             return self._with_adapter(model)
         check_weights(model.module, self.folder)
-        return (
-            model.module if context.outline else load_weights(type(model.module), self.folder, model.module)
-        )
+        if not context.outline:
+            self._fill(model.module)
+        return model.module
+
+    def _fill(self, module: nn.Module) -> None:
+        if getattr(module, "is_quantized", False):
+            raise ModelError(
+                f"whole weights must go into a base that is not quantized, but this one is; give {self.folder} "
+                "as model.path, or set model.quantization=none"
+            )
+        # Into the base's own parameters: what other methods freeze of them stays frozen.
+        module.load_state_dict(load_weights(type(module), self.folder, module).state_dict())
 
     def _with_adapter(self, model: Model) -> nn.Module:
         try:

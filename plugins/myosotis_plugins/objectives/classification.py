@@ -50,12 +50,17 @@ class Classification(Objective):
         """Put each text into the template.
 
         Raises:
-            DataError: a label is not among the labels.
+            DataError: a label is not among the labels, or there is no room for a text.
         """
         options = causal.token_ids(model, [f" {label}" for label in self.labels], special=False)
         before, after = self.template.split("{text}", 1)
         suffix = causal.token_ids(model, [after], special=False)[0]
         room = self.length - len(suffix) - max(map(len, options))
+        if room < 1:
+            raise DataError(
+                f"length must leave room for a text beside the template and the longest label, which take "
+                f"{self.length - room} tokens, but got {self.length}"
+            )
         texts = causal.token_ids(model, [before + rows[index]["text"] for index in range(len(rows))])
         numbers = {label: number for number, label in enumerate(self.labels)}
         examples = []

@@ -45,7 +45,7 @@ class Instruction(Objective):
         """Put each row into the template.
 
         Raises:
-            DataError: a response is longer than a row may be, or the tokenizer has no chat template.
+            DataError: a response is empty or longer than a row may be, or the tokenizer has no chat template.
         """
         all_rows = [rows[index] for index in range(len(rows))]
         prompts = self._prompts([row["prompt"] for row in all_rows], model)
@@ -72,6 +72,8 @@ class Instruction(Objective):
         return causal.token_ids(model, texts, special=False)
 
     def _example(self, number: int, prompt: list[int], response: list[int]) -> Example:
+        if not response:
+            raise DataError(f"row {number}: a response must have at least one token, but is empty")
         room = self.length - len(response)
         if room < 1:
             raise DataError(

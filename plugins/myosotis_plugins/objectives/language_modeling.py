@@ -54,6 +54,8 @@ class LanguageModeling(Objective):
         for document in documents:
             for start in range(0, len(document), self.length):
                 piece = document[start : start + self.length]
+                if len(piece) < 2:  # nothing in it is predicted
+                    continue
                 if block and sum(map(len, block)) + len(piece) > self.length:
                     yield _block(block)
                     block = []

@@ -1,0 +1,106 @@
+"""The conformance suite of objectives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+
+from myosotis.errors import PluginError
+from myosotis.evaluation import evaluating
+from myosotis.interfaces import Columns, Example, Metric, Model, Objective, Rows
+from myosotis.testing.plugin import PluginTestSuite
+
+TOLERANCE = 1e-4
+
+
+class ObjectiveTestSuite(PluginTestSuite[Objective]):
+    """Checks an objective on rows of different lengths. Give `make`, `model` and `rows`."""
+
+    @abstractmethod
+    def model(self) -> Model:
+        """Give a loaded model that the objective trains."""
+
+    @abstractmethod
+    def rows(self) -> Rows:
+        """Give four rows or more, of different lengths where rows have one."""
+
+    def weight(self, example: Example) -> float:
+        """Say how much of a batch's mean loss an example is: 1 for a mean over rows, else its trained tokens."""
+        return 1.0
+
+    def test_tokens_are_counted(self) -> None:
+        """Every example has at least one token, and the count is a whole number."""
+        for example in self._examples(self.model()):
+            count = self.make().tokens(example)
+            assert isinstance(count, int), f"tokens must be a whole number, but is {count!r}"
+            assert count > 0, f"tokens must be at least 1, but is {count}"
+
+    def test_a_batch_holds_tensors_of_its_rows(self) -> None:
+        """What is collated are tensors whose first dimension is the rows."""
+        model = self.model()
+        examples = self._examples(model)
+        for name, value in self.make().collate(examples, model).items():
+            assert isinstance(value, torch.Tensor), f"{name} must be a tensor, but is {type(value).__name__}"
+            assert value.shape[0] == len(examples), f"{name} must have a row an example, but is {value.shape}"
+
+    def test_loss_is_the_mean_of_its_rows(self) -> None:
+        """A batch's loss is the mean of its rows' losses, by the suite's `weight`: padding counts nothing."""
+        model = self.model()
+        examples = self._examples(model)
+        weights = np.array([self.weight(example) for example in examples])
+        losses = np.array([self._loss(model, [example]) for example in examples])
+        expected, loss = float((weights * losses).sum() / weights.sum()), self._loss(model, examples)
+        assert abs(loss - expected) <= TOLERANCE * max(1.0, abs(expected)), (
+            f"a batch's loss must be the weighted mean of its rows', {expected:.6f}, but is {loss:.6f}"
+        )
+
+    def test_loss_is_one_number_with_a_gradient(self) -> None:
+        """The loss has no dimension and reaches the model's parameters."""
+        model, objective = self.model(), self.make()
+        batch = objective.collate(self._examples(model), model)
+        loss = objective.loss(objective.forward(model.module, batch), batch)
+        assert loss.ndim == 0, f"a loss must be one number, but its shape is {tuple(loss.shape)}"
+        assert loss.requires_grad, "a loss must depend on the model's parameters, but has no gradient"
+
+    def test_predictions_do_not_depend_on_the_batch_size(self) -> None:
+        """An example's predictions are the same in a batch and alone."""
+        model = self.model()
+        examples = self._examples(model)
+        together = self._predict(model, examples)
+        alone = [self._predict(model, [example]) for example in examples]
+        for name, column in together.items():
+            single = np.concatenate([part[name] for part in alone])
+            assert len(column) == len(examples), f"column {name} must be as long as the examples are many"
+            same = np.allclose(column, single, rtol=TOLERANCE, atol=TOLERANCE)
+            assert same, f"column {name} must not depend on the batch size, but does: {column} and {single}"
+
+    def test_predictions_are_what_the_metrics_read(self) -> None:
+        """Every metric that the objective names is a plugin, and gives a finite number."""
+        model = self.model()
+        columns = self._predict(model, self._examples(model))
+        assert self.make().metrics, "an objective must name a metric, but names none"
+        for name in self.make().metrics:
+            try:
+                metric = cast(Metric, self.registry().find("metric", name).cls())
+                value = metric.value(columns)
+            except (PluginError, KeyError) as error:
+                raise AssertionError(f"metric {name} cannot score the predictions: {error}") from error
+            assert np.isfinite(value), f"metric {name} of the predictions must be finite, but is {value}"
+
+    def _examples(self, model: Model) -> list[Example]:
+        examples = self.make().encode(self.rows(), model)
+        return [examples[index] for index in range(len(examples))]
+
+    def _loss(self, model: Model, examples: Sequence[Example]) -> float:
+        objective = self.make()
+        batch = objective.collate(examples, model)
+        with evaluating(model.module):
+            return float(objective.loss(objective.forward(model.module, batch), batch))
+
+    def _predict(self, model: Model, examples: Sequence[Example]) -> Columns:
+        with evaluating(model.module):
+            return self.make().predict(model.module, examples, model)

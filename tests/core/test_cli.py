@@ -1,0 +1,232 @@
+"""The command line: what it prints, and what it refuses before anything is run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import myosotis
+from myosotis import cli
+from myosotis.errors import ConfigurationError
+from myosotis.ledger import StudyRecord
+from tests.core.commands import python, toy
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Give a function that runs the command line here, and gives its exit code and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["myosotis", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "method": (["method=[pul]"], ["no method named 'pul'", "Did you mean pull", "plain, pull, still"]),
+    "model": (["model=tou"], ["no model named 'tou'", "Did you mean toy"]),
+    "dataset": (["+dataset@dataset.more=pints"], ["no dataset named 'pints'", "Did you mean points"]),
+    "plugin's parameter": (["method=[pull]", "method.pull.strengh=1"], ["Did you mean strength"]),
+    "parameter without its plugin": (["method.pull.strength=1"], ["no trial of this study has the method 'pull'"]),
+    "parameter of no plugin": (["method.pool.strength=1"], ["'pool'", "pull"]),
+    "core's parameter": (["trainer.max_step=1"], ["Did you mean max_steps"]),
+    "key": (["trainr.max_steps=1"], ["trainr"]),
+    "type": (["method=[pull]", "method.pull.strength=big"], ["method.pull.strength", "'big'"]),
+    "type of the core": (["trainer.max_steps=many"], ["trainer.max_steps", "'many'"]),
+    "range": (["method=[pull]", "method.pull.strength=-1"], ["strength must be at least 0, but got -1"]),
+    "range of the core": (["optimizer.learning_rate=-1"], ["optimizer.learning_rate must be greater than 0"]),
+    "range in a sweep": (["trainer.batch_size=4,0"], ["trainer.batch_size must be at least 1, but got 0"]),
+    "task in mix": (["curriculum=joint", "mix.rihgt=0.5"], ["no task named 'rihgt'", "Did you mean right"]),
+    "probe in mix": (["curriculum=joint", "mix.side=0.5"], ["no task named 'side'"]),
+    "shares above 1": (["curriculum=joint", "mix.right=0.9", "mix.up=0.3"], ["sum to at most 1, but sum to 1.2"]),
+    "shares below 1": (["curriculum=joint", "mix.right=0.5", "mix.up=0.3"], ["must sum to 1, but they sum to 0.8"]),
+    "negative share": (["curriculum=joint", "mix.right=-0.1"], ["mix.right must not be negative"]),
+    "mix without joint": (["mix.right=0.5"], ["add curriculum=joint"]),
+    "order": (["curriculum.order=[right]"], ["must be 'random' or name each task once (right, up)"]),
+    "no task": (["~dataset.right", "~dataset.up"], ["must have a task to train on"]),
+    "option": (["--max-steps", "3"], ["--max-steps is not an option", "key=value"]),
+    "short option": (["-x"], ["-x is not an option"]),
+    "grammar": (["seed=[1"], ["seed=[1"]),
+    "no key": (["seed"], ["seed"]),
+    "study's name": (["study=a/b"], ["study must be a name", "'a/b'"]),
+    "study's name above": (["study=.."], ["study must be a name"]),
+    "interval": (["seed=interval(0,1)"], ["must be a list of values"]),
+    "split": (["evaluation.split=validation"], ["must have a validation split, but it has none"]),
+    "empty split": (["dataset.right.rows=0"], ["task right must have a test split, but it is empty"]),
+    "nothing to train": (["method=[still]", "method.still.layers=[0,3]"], ["leaves 0 of 82 parameters to train"]),
+    "logger": (["logger=csw"], ["no logger named 'csw'", "Did you mean csv"]),
+    "launcher": (["hydra.launcher.backend=cloud"], ["no backend named 'cloud'", "local"]),
+    "experiment": (["+experiments=nothing"], ["nothing"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_ends_before_anything_is_written(call, tmp_path: Path, mistake: str) -> None:  # type: ignore[no-untyped-def]
+    overrides, parts = MISTAKES[mistake]
+    removed = {each[1:] for each in overrides if each.startswith("~")}
+    setting = [each for each in toy(*overrides) if each.split("=")[0].rpartition(".")[0] not in removed]
+    code, out, err = call("run", *setting)
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err + out
+    for part in parts:
+        assert part in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["report", "nothing"], ["no study named 'nothing'"]),
+        (["results", "nothing"], ["no study named 'nothing'"]),
+        (["plugins", "show", "pul"], ["no plugin named 'pul'", "Did you mean pull"]),
+        (["evaluate", "model"], ["something to score on"]),
+        (["results", "nothing", "--format", "xml"], ["xml"]),
+        (["results"], ["STUDY"]),
+        (["runn"], ["runn"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_other_commands_refuse_too(call, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = call(*arguments)
+    assert code == 2
+    assert "Traceback" not in err + out
+    for part in parts:
+        assert part in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(call) -> None:  # type: ignore[no-untyped-def]
+    for arguments in (["--debug", "run", *toy("seed=one")], ["run", *toy("seed=one"), "--debug"]):
+        with pytest.raises(ConfigurationError, match="seed"):
+            call(*arguments)
+
+
+def test_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    quiet = python(["-m", "myosotis", "run", *toy("method=[pul]")], tmp_path)
+    assert (quiet.returncode, quiet.stdout) == (2, "")
+    assert quiet.stderr == "error: there is no method named 'pul'. Did you mean pull? Known: plain, pull, still\n"
+    loud = python(["-m", "myosotis", "run", *toy("method=[pul]"), "--debug"], tmp_path)
+    assert loud.returncode != 0
+    assert "Traceback (most recent call last)" in loud.stderr
+    assert "myosotis.errors.ConfigurationError: there is no method named 'pul'" in loud.stderr
+
+
+def test_version(call) -> None:  # type: ignore[no-untyped-def]
+    assert call("--version") == (0, f"myosotis {myosotis.__version__}\n", "")
+
+
+def test_help_names_every_command(call) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = call("--help")
+    assert code == 0
+    for command in ("run", "report", "results", "evaluate", "plugins"):
+        assert f" {command} " in out
+
+
+def test_plugins_lists_kind_name_distribution_file(call) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = call("plugins")
+    lines = [line.split() for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert lines[0] == ["kind", "name", "distribution", "file"]
+    assert [line[:2] for line in lines[1:]] == [
+        ["dataset", "points"],
+        ["method", "plain"],
+        ["method", "pull"],
+        ["method", "still"],
+        ["metric", "hits"],
+        ["metric", "surprise"],
+        ["model", "toy"],
+        ["objective", "points"],
+    ]
+    assert all("tests/toy.py:" in line[-1] for line in lines[1:])
+
+
+def test_plugins_names_what_is_broken(call, write_plugin) -> None:  # type: ignore[no-untyped-def]
+    write_plugin("broken_module", "raise OSError('gone')\n")
+    code, out, err = call("plugins")
+    assert code == 0
+    assert "method   pull" in out or "pull" in out
+    assert err == "broken: plugin module broken_module of no distribution could not be loaded: OSError: gone\n"
+
+
+def test_show_describes_a_plugin(call) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = call("plugins", "show", "pull")
+    assert code == 0
+    assert out.startswith("method pull  (no distribution, ")
+    assert "a quadratic penalty" in out
+    assert "strength: float = 0.1\n      half the factor of the squared distance." in out
+
+
+def test_show_gives_all_of_one_name(call) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = call("plugins", "show", "points")
+    assert out.startswith("dataset points")
+    assert "\nobjective points" in out
+
+
+def test_cfg_job_prints_what_a_trial_would_have(call) -> None:  # type: ignore[no-untyped-def]
+    import yaml
+
+    code, out, _ = call("run", *toy("method=[pull]", "method.pull.strength=3"), "--cfg", "job")
+    config = yaml.safe_load(out)
+    assert code == 0
+    assert config["method"]["pull"]["strength"] == 3
+    assert config["trainer"]["max_steps"] == 12
+    assert "hydra" not in config
+
+
+def test_results_in_every_format(call, study: StudyRecord, home: Path) -> None:  # type: ignore[no-untyped-def]
+    columns = "trial arm overrides seed stage step task split metric value n low high".split()
+    expected = study.scores.to_dict("records")
+    place = ("--studies", str(home / "studies"))
+
+    code, out, _ = call("results", "toy", "--format", "json", *place)
+    rows = json.loads(out)
+    assert code == 0
+    assert [list(row) for row in rows] == [columns] * 6 * 3 * 3 * 2
+    assert [row["trial"] for row in rows] == [row["trial"] for row in expected]
+    assert [row["value"] for row in rows] == pytest.approx([row["value"] for row in expected], abs=1e-9)
+
+    _, out, _ = call("results", "toy", "--format", "csv", *place)
+    [header, *lines] = csv.reader(io.StringIO(out))
+    assert header == columns
+    assert [float(line[9]) for line in lines] == [row["value"] for row in expected]
+
+    _, out, _ = call("results", str(study.folder))
+    lines = [line.strip("| ").split(" | ") for line in out.splitlines()]
+    assert lines[0] == columns
+    assert lines[1] == ["---"] * len(columns)
+    assert len(lines) == 2 + len(expected)
+
+
+def test_summary_aggregates_over_seeds(call, study: StudyRecord) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = call("results", str(study.folder), "--summary", "--format", "json")
+    rows = {row["configuration"]: row for row in json.loads(out)}
+    assert list(rows) == ["plain", "pull", "still"]
+    for arm, row in rows.items():
+        own = study.trials[study.trials.arm == arm]
+        assert row["n"] == 2
+        for name in ("learned", "forgotten", "forgotten_base"):
+            assert row[name] == pytest.approx(own[name].mean(), abs=1e-9)
+
+
+def test_report_is_written_anew(call, study: StudyRecord) -> None:  # type: ignore[no-untyped-def]
+    page = study.folder / "report.html"
+    page.unlink()
+    code, out, _ = call("report", str(study.folder))
+    assert code == 0
+    assert page.read_text(encoding="utf-8").startswith("<!")
+    assert "report.html" in out
+    assert "plain" in out

@@ -1,0 +1,186 @@
+"""Stages, shares, and which rows each batch holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from myosotis.curriculum import CurriculumConfig, MixtureSampler, Part, build_stages, mix_shares, ordered
+from myosotis.errors import ConfigurationError
+from myosotis.interfaces import Share
+
+TASKS = ("a", "b", "c")
+
+
+def stages(
+    mix: Mapping[str, float] | None = None, tasks: Sequence[str] = TASKS, seed: int = 0, **settings: Any
+) -> list[dict[str, tuple[float, float]]]:
+    """Lay out stages, as each task's share at the first and the last step."""
+    built = build_stages(CurriculumConfig(**settings), mix or {}, tasks, seed)
+    assert [stage.index for stage in built] == list(range(1, len(built) + 1))
+    return [{task: (share.start, share.end) for task, share in stage.shares.items()} for stage in built]
+
+
+def sampler(shares: Sequence[tuple[float, float]], sizes: Sequence[int], **settings: Any) -> MixtureSampler:
+    parts = [
+        Part(task, size, Share(*share)) for task, size, share in zip("abcdefgh", sizes, shares, strict=False)
+    ]
+    return MixtureSampler(parts, **{"batch_size": 8, "batches": 50, "seed": 3, **settings})
+
+
+def test_sequential_is_a_stage_a_task() -> None:
+    assert stages() == [{"a": (1, 1)}, {"b": (1, 1)}, {"c": (1, 1)}]
+    assert stages(order=["c", "a", "b"]) == [{"c": (1, 1)}, {"a": (1, 1)}, {"b": (1, 1)}]
+
+
+def test_joint_shares_equally() -> None:
+    third = (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert stages(name="joint") == [dict.fromkeys(TASKS, third)]
+
+
+def test_joint_gives_the_others_what_is_left() -> None:
+    left = (pytest.approx(0.05), pytest.approx(0.05))
+    assert stages({"b": 0.9}, name="joint") == [{"a": left, "b": (0.9, 0.9), "c": left}]
+
+
+def test_joint_leaves_out_a_task_without_share() -> None:
+    assert stages({"b": 0, "a": 1}, name="joint") == [{"a": (1, 1)}]
+
+
+def test_progressive_ramps_the_new_task_up() -> None:
+    half = (pytest.approx(0.4), pytest.approx(0.05))
+    assert stages(name="progressive", start=0.2, end=0.9) == [
+        {"a": (1, 1)},
+        {"a": (pytest.approx(0.8), pytest.approx(0.1)), "b": (0.2, 0.9)},
+        {"a": half, "b": half, "c": (0.2, 0.9)},
+    ]
+
+
+def test_stages_are_as_written_out() -> None:
+    written = [{"a": 1}, {"b": 0.8, "a": 0.2}, {}]
+    assert stages(name="stages", stages=written) == [{"a": (1, 1)}, {"b": (0.8, 0.8), "a": (0.2, 0.2)}, {}]
+
+
+def test_random_order_comes_from_the_seed() -> None:
+    tasks = tuple("abcdefgh")
+    orders = [ordered("random", tasks, seed) for seed in range(20)]
+    assert orders == [ordered("random", tasks, seed) for seed in range(20)]
+    assert len(set(orders)) == 20
+    assert all(sorted(order) == list(tasks) for order in orders)
+
+
+@pytest.mark.parametrize("order", [["a"], ["a", "b", "x"], ["a", "b", "c", "c"], "rndom", 3])
+def test_order_that_is_no_permutation_is_refused(order: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be 'random' or name each task once"):
+        ordered(order, TASKS, 0)
+
+
+@pytest.mark.parametrize(
+    ("mix", "text"),
+    [
+        ({"a": -0.1}, "mix.a must not be negative"),
+        ({"a": 0.7, "b": 0.4}, "must sum to at most 1, but sum to 1.1"),
+        ({"a": 1.5}, "must sum to at most 1, but sum to 1.5"),
+        ({"a": 0.5, "b": 0.2, "c": 0.2}, "names every task, so its shares must sum to 1, but they sum to 0.9"),
+        ({"d": 0.5}, "there is no task named 'd'"),
+        ({"a": "much"}, "mix.a must be a number, but got 'much'"),
+        ({"a": True}, "mix.a must be a number"),
+        ({"a": float("nan")}, "mix.a must be a number"),
+        ({"a": float("inf")}, "mix.a must be a number"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(mix: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text.replace("(", r"\(")):
+        mix_shares(mix, TASKS)
+
+
+def test_unknown_task_gives_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match=r"Did you mean code_a\? Known: code_a, prose"):
+        mix_shares({"code_b": 0.5}, ("code_a", "prose"))
+
+
+def test_rounding_of_shares_is_forgiven() -> None:
+    assert mix_shares({"a": 0.1, "b": 0.2, "c": 0.7000000001}, TASKS)["c"] == 0.7000000001
+    assert mix_shares({"a": 0.1, "b": 0.9}, TASKS)["c"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"name": "mixed"}, "no curriculum named 'mixed'"),
+        ({"name": "sequential", "mix": {"a": 0.5}}, "mix.* gives the shares of a joint stage"),
+        ({"name": "progressive", "start": -0.1}, "curriculum.start must be between 0 and 1"),
+        ({"name": "progressive", "end": 1.1}, "curriculum.end must be between 0 and 1"),
+        ({"name": "sequential", "tasks": ()}, "must have a task to train on"),
+        ({"name": "stages", "stages": None}, "must be a list with one mapping a stage"),
+        ({"name": "stages", "stages": "a"}, "must be a list with one mapping a stage"),
+        ({"name": "stages", "stages": ["a"]}, r"curriculum.stages\[0\] must map tasks to shares"),
+        ({"name": "stages", "stages": [{"a": 1}, {"b": 0.5}]}, r"curriculum.stages\[1\] must sum to 1, but sum to 0.5"),
+        ({"name": "stages", "stages": [{"x": 1}]}, "no task named 'x'"),
+        ({"name": "stages", "stages": [{"a": -1, "b": 2}]}, "must not be negative"),
+    ],
+)
+def test_curriculum_that_cannot_be_is_refused(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        stages(**settings)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("evenness", [0.3, 1e6])
+def test_realised_shares_are_within_one_row_at_every_moment(count: int, evenness: float) -> None:
+    generator = np.random.default_rng(count)
+    for _ in range(20):
+        start, end = generator.dirichlet(np.full(count, evenness), size=2)
+        mixture = sampler(list(zip(start, end, strict=True)), [7] * count, batches=30)
+        drawn, due = np.zeros(count), np.zeros(count)
+        for number, batch in enumerate(mixture):
+            for part, _ in batch:
+                drawn[part] += 1
+                due += start + (end - start) * number / 29
+                assert np.abs(drawn - due).max() < 1
+        assert drawn.sum() == 240
+
+
+def test_realised_is_what_was_drawn() -> None:
+    mixture = sampler([(0.75, 0.75), (0.25, 0.25)], [5, 5], batches=100)
+    counts = Counter(part for batch in mixture for part, _ in batch)
+    assert mixture.realised() == {"a": counts[0] / 800, "b": counts[1] / 800}
+    assert mixture.realised() == {"a": 0.75, "b": 0.25}
+
+
+def test_ramp_goes_from_start_to_end() -> None:
+    mixture = sampler([(1.0, 0.0), (0.0, 1.0)], [64, 64], batch_size=100, batches=11)
+    new = [sum(part for part, _ in batch) for batch in mixture]
+    assert new == [pytest.approx(10 * batch, abs=1) for batch in range(11)]
+
+
+def test_every_pass_is_whole_and_reshuffled() -> None:
+    rows = [index for batch in sampler([(1, 1)], [24], batches=9) for _, index in batch]
+    passes = [rows[start : start + 24] for start in (0, 24, 48)]
+    assert all(sorted(each) == list(range(24)) for each in passes)
+    assert passes[0] != passes[1] != passes[2] != list(range(24))
+
+
+def test_order_comes_from_the_seed() -> None:
+    shares, sizes = [(0.5, 0.5), (0.5, 0.5)], [50, 70]
+    first = list(sampler(shares, sizes))
+    assert first == list(sampler(shares, sizes))
+    assert first != list(sampler(shares, sizes, seed=4))
+
+
+def test_order_of_a_task_does_not_depend_on_the_others() -> None:
+    alone = [index for batch in sampler([(1, 1)], [50], batches=6) for _, index in batch]
+    among = [
+        index for batch in sampler([(0.5, 0.5), (0.5, 0.5)], [50, 9]) for part, index in batch if part == 0
+    ]
+    assert among[:48] == alone
+
+
+def test_length_is_the_batches() -> None:
+    mixture = sampler([(1, 1)], [3], batches=7, batch_size=2)
+    assert len(mixture) == len(list(mixture)) == 7
+    assert all(len(batch) == 2 for batch in mixture)

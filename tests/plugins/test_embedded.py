@@ -1,0 +1,37 @@
+"""The datasets that every Python installation holds, and the embedded model, keep their contracts."""
+
+from __future__ import annotations
+
+import pytest
+
+from myosotis.interfaces import ModelFactory, Task, TaskDataset
+from myosotis.testing import ModelFactoryTestSuite, TaskDatasetTestSuite
+from myosotis_plugins.datasets.pycode import PyCode
+from myosotis_plugins.datasets.pydocs import PyDocs
+from myosotis_plugins.datasets.pymodule import PyModule
+from myosotis_plugins.models.nano import FOLDER, Nano
+from tests.plugins import tiny
+
+
+class TestPyDocs(TaskDatasetTestSuite):
+    def make(self) -> TaskDataset:
+        return PyDocs()
+
+
+class TestPyCode(TaskDatasetTestSuite):
+    def make(self) -> TaskDataset:
+        return PyCode(length=64, packing="isolated")
+
+
+class TestPyModule(TaskDatasetTestSuite):
+    def make(self) -> TaskDataset:
+        return PyModule(length=512)
+
+
+@pytest.mark.skipif(not (FOLDER / "model.safetensors").is_file(), reason="the weights are not built yet")
+class TestNano(ModelFactoryTestSuite):
+    def make(self) -> ModelFactory:
+        return Nano()
+
+    def task(self) -> Task:
+        return tiny.text_task("poem", tiny.POEM)

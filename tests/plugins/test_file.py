@@ -1,0 +1,205 @@
+"""One's own files: what is read from them, and how mistakes in them are told."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myosotis.errors import ConfigurationError, DataError
+from myosotis.interfaces import Rows, TaskDataset
+from myosotis.testing import TaskDatasetTestSuite
+from myosotis_plugins.datasets.file import File
+
+TEXT = "one\ntwo\n\n  three  \nfour\n\n\nfive\n"
+
+
+def written(folder: Path, name: str, content: str | bytes) -> str:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def json_lines(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def listed(rows: Rows | None) -> list[Any]:
+    assert rows is not None
+    return [rows[index] for index in range(len(rows))]
+
+
+def texts(rows: Rows | None) -> list[str]:
+    return [row["text"] for row in listed(rows)]
+
+
+class InAFolder(TaskDatasetTestSuite):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+
+class TestPlainText(InAFolder):
+    def make(self) -> TaskDataset:
+        lines = "".join(f"line {number} of a file\n" for number in range(40))
+        return File(train=written(self.folder, "a.txt", lines))
+
+
+class TestInstructions(InAFolder):
+    def make(self) -> TaskDataset:
+        rows = [{"prompt": f"{number}?", "response": str(number)} for number in range(20)]
+        return File(
+            train=written(self.folder, "a.jsonl", json_lines(*rows[:10])),
+            validation=written(self.folder, "b.jsonl", json_lines(*rows[10:12])),
+            test=written(self.folder, "c.jsonl", json_lines(*rows[12:])),
+            objective="instruction",
+        )
+
+
+class TestLabels(InAFolder):
+    def make(self) -> TaskDataset:
+        table = "text,label\n" + "".join(
+            f"row {number},{'even odd'.split()[number % 2]}\n" for number in range(30)
+        )
+        return File(train=written(self.folder, "a.csv", table), objective="classification")
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("line", ["one", "two", "three", "four", "five"]),
+        ("paragraph", ["one\ntwo", "three  \nfour", "five"]),
+        ("file", [TEXT]),
+    ],
+)
+def test_units_of_plain_text(unit: Any, expected: list[str], tmp_path: Path) -> None:
+    assert texts(File(test=written(tmp_path, "a.txt", TEXT), unit=unit).split("test")) == expected
+
+
+def test_windows_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbf" + "één\r\n\r\ntwee\r\n".encode()
+    for unit in ("line", "paragraph"):
+        found = texts(File(test=written(tmp_path, "a.txt", content), unit=unit).split("test"))  # type: ignore[arg-type]
+        assert found == ["één", "twee"]
+
+
+def test_running_text_holds_out_its_last_tenth(tmp_path: Path) -> None:
+    dataset = File(train=written(tmp_path, "a.txt", "".join(f"{number}\n" for number in range(25))))
+    assert texts(dataset.split("test")) == ["23", "24"]
+    assert texts(dataset.split("train")) == [str(number) for number in range(23)]
+    assert dataset.split("validation") is None
+
+
+def test_other_rows_hold_out_every_tenth(tmp_path: Path) -> None:
+    rows = [{"prompt": str(number), "response": "x"} for number in range(25)]
+    dataset = File(train=written(tmp_path, "a.jsonl", json_lines(*rows)), objective="instruction")
+    assert [row["prompt"] for row in listed(dataset.split("test"))] == ["9", "19"]
+    assert len(listed(dataset.split("train"))) == 23
+
+
+def test_a_few_rows_hold_out_one(tmp_path: Path) -> None:
+    rows = [{"prompt": str(number), "response": "x"} for number in range(3)]
+    dataset = File(train=written(tmp_path, "a.jsonl", json_lines(*rows)), objective="instruction")
+    assert [row["prompt"] for row in listed(dataset.split("test"))] == ["2"]
+    assert [row["prompt"] for row in listed(dataset.split("train"))] == ["0", "1"]
+
+
+def test_a_file_for_test_leaves_the_training_rows_whole(tmp_path: Path) -> None:
+    dataset = File(train=written(tmp_path, "a.txt", "a\nb\n"), test=written(tmp_path, "b.txt", "c\n"))
+    assert texts(dataset.split("train")) == ["a", "b"]
+    assert texts(dataset.split("test")) == ["c"]
+
+
+def test_columns_under_other_names(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.tsv", "body\tkind\nx, y\tsea\nz\tland\n")
+    dataset = File(test=path, objective="classification", columns={"text": "body", "label": "kind"})
+    assert listed(dataset.split("test")) == [{"text": "x, y", "label": "sea"}, {"text": "z", "label": "land"}]
+    name, parameters = dataset.objective()
+    assert (name, parameters["labels"]) == ("classification", ["land", "sea"])
+
+
+def test_a_table_may_quote_commas_and_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", 'text,n\n"a, ""b""\nc",1\n')
+    assert texts(File(test=path).split("test")) == ['a, "b"\nc']
+
+
+def test_whole_numbers_may_be_labels(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", json_lines({"text": "x", "label": 1}, {"text": "y", "label": 0}))
+    assert [row["label"] for row in listed(File(test=path, objective="classification").split("test"))] == [
+        "1",
+        "0",
+    ]
+
+
+def test_a_fingerprint_follows_the_content_not_the_place(tmp_path: Path) -> None:
+    one, other = written(tmp_path, "a.txt", "a\n"), written(tmp_path, "b.txt", "b\n")
+    assert File(train=one).fingerprint() == File(train=one).fingerprint()
+    assert File(train=one).fingerprint() != File(train=other).fingerprint()
+    (tmp_path / "b.txt").write_text("a\n")
+    assert (
+        File(train=one).fingerprint().split("=")[1][:8] == File(train=other).fingerprint().split("=")[1][:8]
+    )
+
+
+MISTAKES: list[tuple[str, str | bytes, dict[str, Any], str]] = [
+    ("a.txt", "", {}, "a.txt must have at least one row, but is empty"),
+    ("a.txt", "\n \n", {}, "a.txt must have at least one row, but has none"),
+    ("a.txt", "fine\ncaf\xe9\n".encode("latin-1"), {}, "a.txt:2: must be UTF-8, but byte 8 is 0xe9"),
+    ("a.jsonl", '{"text": "a"}\n\n{"text": "b"\n', {}, "a.jsonl:3: must be one JSON object a line, but: "),
+    ("a.jsonl", '{"text": "a"}\n["b"]\n', {}, "a.jsonl:2: must be a JSON object, but is '[\"b\"]'"),
+    (
+        "a.jsonl",
+        '{"text": "a"}\n{"txt": "b", "n": 1}\n',
+        {},
+        "a.jsonl:2: must have a column 'text', but has: txt, n",
+    ),
+    ("a.jsonl", '{"text": 3}\n', {}, "a.jsonl:1: column 'text' must be text, but is int: 3"),
+    ("a.jsonl", '{"text": null}\n', {}, "a.jsonl:1: column 'text' must be text, but is NoneType: None"),
+    ("a.csv", "text,n\na,1\nb\n", {}, "a.csv:3: must have 2 fields as the header, but has 1"),
+    ("a.csv", "text,n\na,1\nb,2,3\n", {}, "a.csv:3: must have 2 fields as the header, but has 3"),
+    ("a.csv", 'text\n"a\n', {}, "must be CSV, but: "),
+    ("a.csv", "body,n\na,1\n", {}, "a.csv:2: must have a column 'text', but has: body, n"),
+    ("a.csv", "text\n", {}, "a.csv must have at least one row, but has none"),
+    ("a.txt", "a\n", {"objective": "instruction"}, "a.txt must be .jsonl, .csv or .tsv for instruction"),
+    (
+        "a.csv",
+        "text,label\na,yes\nb,yess\n",
+        {"objective": "classification", "labels": ["yes", "no"]},
+        "a.csv:3: there is no label named 'yess'. Did you mean yes? Known: no, yes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "parameters", "message"), MISTAKES)
+def test_a_mistake_in_a_file_is_told_with_its_line(
+    name: str, content: str | bytes, parameters: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        File(train=written(tmp_path, name, content), **parameters).split("train")
+
+
+@pytest.mark.parametrize("use", [File.fingerprint, lambda dataset: dataset.split("train")])
+def test_a_file_that_is_not_there_is_refused_with_the_nearest(
+    use: Callable[[File], Any], tmp_path: Path
+) -> None:
+    written(tmp_path, "plays.txt", "x")
+    with pytest.raises(DataError, match=r"'play\.txt'. Did you mean plays\.txt"):
+        use(File(train=str(tmp_path / "play.txt")))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "a file dataset must have a file"),
+        ({"train": "a", "objective": "instructions"}, "Did you mean instruction?"),
+        ({"train": "a", "columns": {"label": "x"}}, "columns must name those of language_modeling (text)"),
+        ({"train": "a", "length": 0}, "length must be at least 1"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        File(**parameters)

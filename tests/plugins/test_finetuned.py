@@ -1,0 +1,118 @@
+"""A fine-tune loaded onto its base predicts what it predicted before it was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from myosotis.errors import ModelError
+from myosotis.interfaces import Method, ModelFactory, Task
+from myosotis.testing import MethodTestSuite
+from myosotis_plugins.methods.finetuned import Finetuned
+from tests.plugins import tiny
+
+IDS = torch.tensor([[5, 17, 99, 4, 210, 33]])
+
+
+def logits(module: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return module.eval()(input_ids=IDS).logits
+
+
+@pytest.fixture(scope="module")
+def adapter(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter whose B is not zero."""
+    folder = tmp_path_factory.mktemp("tuned") / "adapter"
+    torch.manual_seed(1)
+    config = LoraConfig(
+        r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    tuned = get_peft_model(LlamaForCausalLM.from_pretrained(llama_folder), config)
+    tuned.save_pretrained(folder)
+    torch.save(logits(tuned), folder / "expected.logits")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tiny.llama(seed=7), tmp_path_factory.mktemp("tuned") / "whole")
+
+
+class OnLlama(MethodTestSuite):
+    changes_base = True
+
+    @pytest.fixture(autouse=True)
+    def _folders(self, llama_folder: Path, adapter: Path, whole: Path) -> None:
+        self.folder, self.adapter, self.whole = llama_folder, adapter, whole
+
+    def model(self) -> ModelFactory:
+        return tiny.factory(self.folder)
+
+    def tasks(self) -> Mapping[str, Task]:
+        return tiny.text_tasks()
+
+
+class TestAdapter(OnLlama):
+    def make(self) -> Method:
+        return Finetuned(str(self.adapter))
+
+
+class TestWholeWeights(OnLlama):
+    def make(self) -> Method:
+        return Finetuned(str(self.whole))
+
+
+def test_an_adapter_gives_the_tuned_predictions(llama_folder: Path, adapter: Path) -> None:
+    model = tiny.factory(llama_folder).load([])
+    base = logits(model.module)
+    tuned = logits(Finetuned(str(adapter)).adapt(model, tiny.context(model)))
+    assert torch.equal(tuned, torch.load(adapter / "expected.logits"))
+    assert not torch.allclose(tuned, base, atol=1e-2)
+
+
+def test_whole_weights_give_the_tuned_predictions(llama_folder: Path, whole: Path) -> None:
+    model = tiny.factory(llama_folder).load([])
+    adapted = Finetuned(str(whole)).adapt(model, tiny.context(model))
+    assert torch.equal(logits(adapted), logits(tiny.llama(seed=7)))
+
+
+def test_whole_weights_keep_the_bases_parameters(llama_folder: Path, whole: Path) -> None:
+    """So that what another method freezes of them stays frozen."""
+    model = tiny.factory(llama_folder).load([])
+    own = {name: id(parameter) for name, parameter in model.module.named_parameters()}
+    adapted = Finetuned(str(whole)).adapt(model, tiny.context(model))
+    assert {name: id(parameter) for name, parameter in adapted.named_parameters()} == own
+
+
+def test_weights_of_another_shape_are_refused(llama_folder: Path, tmp_path: Path) -> None:
+    folder = tiny.save(tiny.llama(width=24), tmp_path / "wide")
+    model = tiny.factory(llama_folder).outline([])
+    with pytest.raises(ModelError, match=r"must have the shape \[257, 16\].*but has \[257, 24\]"):
+        Finetuned(str(folder)).adapt(model, tiny.context(model))
+
+
+def test_an_adapter_of_another_shape_is_refused(adapter: Path) -> None:
+    model = tiny.model(tiny.llama(width=24))
+    with pytest.raises(ModelError, match="does not fit the model"):
+        Finetuned(str(adapter)).adapt(model, tiny.context(model))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="but there is no"):
+        Finetuned(str(tmp_path / "nowhere"))
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no weights"):
+        Finetuned(str(tmp_path))
+
+
+def test_its_fingerprint_is_that_of_the_weights(whole: Path, adapter: Path) -> None:
+    assert Finetuned(str(whole)).fingerprint() == Finetuned(str(whole)).fingerprint()
+    assert Finetuned(str(whole)).fingerprint() != Finetuned(str(adapter)).fingerprint()

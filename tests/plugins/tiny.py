@@ -1,0 +1,178 @@
+"""What the built-in plugins are checked with: tiny models of real architectures, made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from myosotis.config import TrainerConfig
+from myosotis.interfaces import Context, Method, Model, ModelFactory, Rows, Split, Stage, Task, TaskDataset
+from myosotis.ledger import Score
+from myosotis.testing import make_task
+from myosotis.testing.rehearsal import Rehearsal
+from myosotis.trial import run_trial
+from myosotis_plugins.metrics import CrossEntropy
+from myosotis_plugins.models.huggingface import HuggingFace
+from myosotis_plugins.objectives.language_modeling import LanguageModeling
+
+VOCABULARY = 257
+BLOCKS = 3
+
+POEM = (
+    "the rose is red and the violet blue",
+    "sugar is sweet",
+    "a myosotis forgets you not",
+    "forget me not said the flower by the brook",
+    "for every rose there is a thorn",
+    "all that is gold does not glitter",
+)
+PROSE = (
+    "rows are read from a file",
+    "each block has as many tokens as its length",
+    "the model is loaded once",
+    "an adapter is inserted into each linear layer",
+    "what is frozen does not change",
+    "every trial has a folder of its own",
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Make a tokenizer with a token for each byte, and one for the end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*alphabet, "</s>"])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
+
+
+def llama(attention: str = "sdpa", width: int = 16, blocks: int = BLOCKS, seed: int = 0) -> LlamaForCausalLM:
+    """Make a Llama with a tied head."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=blocks,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        # Larger than usual, so that an untrained model's predictions differ from token to token.
+        initializer_range=0.3,
+    )
+    return _made(LlamaForCausalLM, config, attention, seed)
+
+
+def gpt2(attention: str = "sdpa", seed: int = 0) -> GPT2LMHeadModel:
+    """Make a GPT-2, whose positions are learned."""
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=128,
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.3,
+    )
+    return _made(GPT2LMHeadModel, config, attention, seed)
+
+
+def _made(kind: Any, config: Any, attention: str, seed: int) -> Any:
+    config._attn_implementation = attention
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config).eval()
+
+
+def model(module: Any = None) -> Model:
+    """Give a model with the byte tokenizer."""
+    return Model(llama() if module is None else module, tokenizer())
+
+
+def save(module: Any, folder: Path) -> Path:
+    """Save a model with the byte tokenizer as a folder."""
+    module.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+class Texts(TaskDataset):
+    """Given texts to train on, and the same in capitals to be scored on."""
+
+    def __init__(self, texts: Sequence[str], length: int = 16) -> None:
+        self.texts = texts
+        self.length = length
+
+    def objective(self) -> tuple[str, Mapping[str, Any]]:
+        return "language_modeling", {"length": self.length}
+
+    def split(self, name: Split) -> Rows | None:
+        if name == "validation":
+            return None
+        return [{"text": text.upper() if name == "test" else text} for text in self.texts]
+
+
+def text_task(name: str, texts: Sequence[str], length: int = 16) -> Task:
+    """Make a language modelling task of texts."""
+    return make_task(name, Texts(texts, length), LanguageModeling(length), {"cross_entropy": CrossEntropy()})
+
+
+def text_tasks() -> dict[str, Task]:
+    """Make two tasks."""
+    return {"poem": text_task("poem", POEM), "prose": text_task("prose", PROSE)}
+
+
+def context(
+    of: Model, frozen: frozenset[str] = frozenset(), tasks: Mapping[str, Task] | None = None
+) -> Context:
+    """Make a context outside of a trial."""
+    return Context(
+        model=of,
+        tasks=tasks or {},
+        stage=Stage(0, {}),
+        step=0,
+        steps=0,
+        generator=torch.Generator().manual_seed(0),
+        frozen=frozen,
+        outline=False,
+        training_loss=lambda module, batch: torch.zeros(()),
+        training_batches=lambda size: iter(()),
+    )
+
+
+def losses(
+    folder: Path,
+    factory: ModelFactory,
+    task: Task,
+    methods: Mapping[str, Method],
+    steps: int,
+    **settings: Any,
+) -> tuple[list[float], list[Score]]:
+    """Train methods on one task as a trial does; give the loss of every step, and the scores."""
+    import json
+
+    from myosotis.testing.rehearsal import registry_without_plugins
+    from myosotis.workspace import Workspace
+
+    rehearsal = Rehearsal(folder, factory, {task.name: task}, Method())
+    trainer = TrainerConfig(max_steps=steps, batch_size=4, accelerator="cpu", log_every_n_steps=1)
+    config = replace(rehearsal.config(), methods=methods, trainer=trainer, **settings)
+    run_trial(config, folder, "study", "trial", Workspace(folder.parent, registry_without_plugins()))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines], rehearsal.scores
+
+
+def factory(folder: Path, quantization: Literal["none", "8bit", "nf4"] = "none") -> HuggingFace:
+    """Give the factory of a folder."""
+    return HuggingFace(str(folder), quantization=quantization)
