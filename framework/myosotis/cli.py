@@ -112,7 +112,7 @@ def evaluate(
         str | None, typer.Argument(help="A fine-tune of it: an adapter or whole weights.")
     ] = None,
     probe: Annotated[
-        list[str] | None, typer.Option("--probe", help="A dataset to score on, or NAME=FILE; several times.")
+        list[str] | None, typer.Option("--probe", help="A dataset to score on; several times.")
     ] = None,
 ) -> None:
     """Measure how much an existing fine-tune forgot: nothing is trained."""
@@ -121,18 +121,18 @@ def evaluate(
     overrides = list(context.args)
     if tuned is not None and "=" in tuned and not Path(tuned).exists():
         overrides, tuned = [tuned, *overrides], None
-    if not probe:
+    if not probe and not any("probe" in each for each in overrides):
         raise ConfigurationError("evaluate must have something to score on; name datasets with --probe")
-    files = dict(each.split("=", 1) for each in probe if "=" in each)
-    names = [each for each in probe if "=" not in each]
-    target = [f"tuned='{tuned}'"] if tuned else ["method=[]", "curriculum.stages=[]"]
-    of_files = [
-        part
-        for name, path in files.items()
-        for part in (f"+probe@probe.{name}=${{file_dataset}}", f"probe.{name}.test='{path}'")
-    ]
-    arguments = [f"model.path='{model}'", f"probe=[{','.join(names)}]", *target, *of_files, *overrides]
+    # Without a fine-tune there is no stage: the base's row is all.
+    target = [f"tuned={_quoted(tuned)}"] if tuned else ["method=[]", "curriculum.stages=[]"]
+    arguments = [f"model.path={_quoted(model)}", f"probe=[{','.join(probe or [])}]", *target, *overrides]
     _show(run_study(arguments, config_name="evaluate"))
+
+
+def _quoted(text: str) -> str:
+    """Write a text in Hydra's grammar, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 @app.command()
@@ -150,15 +150,18 @@ def report(study: str, studies: StudiesFolder = Path("studies")) -> None:
 def results(
     study: str,
     summary: Annotated[bool, typer.Option("--summary", help="One row a configuration.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="One row a trial.")] = False,
     format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.markdown,
     studies: StudiesFolder = Path("studies"),
 ) -> None:
     """Print a study's scores, one row a score."""
+    if summary and trials:
+        raise ConfigurationError("results prints either --summary or --trials, but got both")
     from myosotis.report.table import summary_table
     from myosotis.study import load_study
 
     record = load_study(study, studies)
-    table = summary_table(record) if summary else record.scores
+    table = summary_table(record) if summary else record.trials if trials else record.scores
     printers = {
         Format.json: lambda: table.to_json(orient="records", force_ascii=False, indent=1),
         Format.csv: lambda: table.to_csv(index=False).rstrip("\n"),

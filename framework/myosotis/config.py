@@ -155,17 +155,15 @@ def extend_search_path(search_path: ConfigSearchPath) -> None:
 
 def store_configs(registry: Registry) -> None:
     """Put the schema and every plugin's parameters into Hydra's store, replacing what stood there."""
-    from hydra_zen import builds
+    from myosotis.structured import structured
 
     store = ConfigStore.instance()
     store.store(name="schema", node=_schema())
     for group, (kind, several) in PLUGIN_GROUPS.items():
         store.repo.pop(group, None)
         for found in registry.plugins[kind].values():
-            node = builds(found.cls, populate_full_signature=True, hydra_convert="all")
-            store.store(
-                group=group, name=found.name, node=node, package=f"{group}.{found.name}" if several else group
-            )
+            package = f"{group}.{found.name}" if several else group
+            store.store(group=group, name=found.name, node=structured(found.cls), package=package)
 
 
 def _schema() -> DictConfig:

@@ -41,6 +41,7 @@ class Costs:
     """What a trial has taken so far, over all the processes that it ran in."""
 
     seconds: float = 0.0
+    training_seconds: float = 0.0
     tokens: int = 0
     steps: int = 0
     realised: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -241,6 +242,7 @@ class _TrialRun:
             method.end_stage(stage, replace(context, step=outcome.steps))
         self.costs.steps += outcome.steps
         self.costs.tokens += outcome.tokens
+        self.costs.training_seconds += outcome.seconds
         self.costs.realised[f"stage {stage.index}"] = sampler.realised()
         return outcome.steps
 
@@ -346,7 +348,13 @@ class _TrialRun:
             "identities": dict(self.config.identities),
             "trainable": parameters_by_module(trainable),
             "realised_mixture": self.costs.realised,
-            "cost": {key: result[key] for key in ("seconds", "tokens", "peak_memory_bytes")},
+            "cost": {
+                "seconds": self.costs.seconds,
+                "training_seconds": self.costs.training_seconds,
+                "steps": self.costs.steps,
+                "tokens": self.costs.tokens,
+                "peak_memory_bytes": result["peak_memory_bytes"],
+            },
         }
         write_json(self.folder / "manifest.json", manifest)
         self.tracker.finish(self.scores, result)

@@ -95,7 +95,7 @@ def test_mistake_ends_before_anything_is_written(call, tmp_path: Path, mistake: 
         (["plugins", "show", "pul"], ["no plugin named 'pul'", "Did you mean pull"]),
         (["evaluate", "model"], ["something to score on"]),
         (["results", "nothing", "--format", "xml"], ["xml"]),
-        (["results"], ["STUDY"]),
+        (["results"], ["Missing argument 'study'"]),
         (["runn"], ["runn"]),
     ],
     ids=lambda value: " ".join(value),

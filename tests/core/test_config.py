@@ -149,6 +149,36 @@ class Choosing:
     def __init__(self, way: Any = "a", other: int = 0) -> None: ...
 
 
+def test_optional_parameter_is_checked(write_plugin: Any) -> None:
+    source = """
+from typing import Optional
+
+from myosotis import hookimpl
+from myosotis.interfaces import Method
+
+MYOSOTIS_API = 1
+
+
+class Maybe(Method):
+    def __init__(
+        self, scale: float | None = None, count: Optional[int] = None, names: list[str] | None = None
+    ) -> None:
+        self.given = (scale, count, names)
+
+
+@hookimpl
+def myosotis_methods():
+    return {"maybe": Maybe}
+"""
+    write_plugin("with_optional", source)
+    [trial] = resolved("method=[maybe]", "method.maybe.scale=2", "method.maybe.names=[0,a]")
+    assert trial.methods["maybe"].given == (2.0, None, ["0", "a"])  # type: ignore[attr-defined]
+    for parameter, value in {"scale": "big", "count": "1.5", "names": "a"}.items():
+        text = refusal("method=[maybe]", f"method.maybe.{parameter}={value}")
+        assert text.startswith(f"method.maybe.{parameter}: ")
+        assert value in text
+
+
 def test_literal_is_checked(write_plugin: Any) -> None:
     source = """
 from typing import Literal

@@ -15,6 +15,7 @@ from myosotis.interfaces import Rows, TaskDataset
 from myosotis.testing import TaskDatasetTestSuite
 from myosotis_plugins.datasets.file import File
 
+LABELS = ("even", "odd")
 TEXT = "one\ntwo\n\n  three  \nfour\n\n\nfive\n"
 
 
@@ -62,9 +63,7 @@ class TestInstructions(InAFolder):
 
 class TestLabels(InAFolder):
     def make(self) -> TaskDataset:
-        table = "text,label\n" + "".join(
-            f"row {number},{'even odd'.split()[number % 2]}\n" for number in range(30)
-        )
+        table = "text,label\n" + "".join(f"row {number},{LABELS[number % 2]}\n" for number in range(30))
         return File(train=written(self.folder, "a.csv", table), objective="classification")
 
 
@@ -125,6 +124,11 @@ def test_columns_under_other_names(tmp_path: Path) -> None:
 def test_a_table_may_quote_commas_and_lines(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", 'text,n\n"a, ""b""\nc",1\n')
     assert texts(File(test=path).split("test")) == ['a, "b"\nc']
+
+
+def test_only_line_ends_end_a_row_of_a_table(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "text,n\na\u2028b\x0cc,1\r\nd,2\r\n")
+    assert texts(File(test=path).split("test")) == ["a\u2028b\x0cc", "d"]
 
 
 def test_whole_numbers_may_be_labels(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ class ByteTokenizer:
     eos_token_id = 0
     chat_template = None
 
-    def __call__(self, texts: Sequence[str], add_special_tokens: bool = True) -> dict[str, list[list[int]]]:
-        """Give each text's bytes."""
+    def __call__(self, texts: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
+        """Give each text's bytes, whatever the options."""
         return {"input_ids": [list(text.encode()) for text in texts]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -72,6 +73,8 @@ class File(TaskDataset):
                 f"columns must name those of {objective} ({', '.join(COLUMNS[objective])}), but names "
                 f"{', '.join(sorted(unknown))}"
             )
+        if length is not None and length < 1:
+            raise ConfigurationError(f"length must be at least 1 token, but got {length}")
         self.chosen = objective
         self.columns = {role: (columns or {}).get(role, role) for role in COLUMNS[objective]}
         self.labels = labels
@@ -204,7 +207,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.reader(
-        text.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
+        io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
     )
     try:
         header: Sequence[str] = next(reader, [])
@@ -221,6 +224,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _documents(text: str, unit: str) -> list[str]:
+    text = text.replace("\r\n", "\n")
     if unit == "file":
         return [text] if text.strip() else []
     parts = text.split("\n\n") if unit == "paragraph" else text.split("\n")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from myosotis import hookimpl
@@ -20,6 +21,7 @@ MYOSOTIS_API = 1
 
 WEIGHTS = "*.safetensors"
 FILES = [WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja"]
+LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -74,9 +76,12 @@ class HuggingFace(ModelFactory):
 
         folder = self._folder()
         weight_files(folder)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
-        with torch.device("meta"):
-            module = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+            with torch.device("meta"):
+                module = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
+        except LOADING_ERRORS as error:
+            raise _not_loaded(folder, error) from error
         check_weights(module, folder)
         if self.quantization != "none":
             module.requires_grad_(False)
@@ -91,7 +96,8 @@ class HuggingFace(ModelFactory):
 
     def save(self, model: Model, folder: Path) -> None:
         """Write a PEFT adapter where there is one, else the whole model, and the tokenizer."""
-        model.module.save_pretrained(folder)  # type: ignore[operator]
+        with quiet_libraries():
+            model.module.save_pretrained(folder)  # type: ignore[operator]
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
 
@@ -146,11 +152,10 @@ class HuggingFace(ModelFactory):
 
     def _commit(self) -> str:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
         try:
             return str(HfApi().model_info(self.path, revision=self.revision, timeout=10).sha)
-        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        except Exception:  # the client's errors of the network share no base, and change with its versions
             # Without a network: the commit that is in the cache.
             return self._folder().name
 
@@ -181,8 +186,6 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: a file is not whole.
     """
-    from safetensors import SafetensorError, safe_open
-
     found: dict[str, tuple[int, ...]] = {}
     for path in weight_files(folder):
         try:
@@ -199,7 +202,8 @@ def check_weights(module: nn.Module, folder: Path) -> None:
     Raises:
         ModelError: they do not fit.
     """
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    state = module.state_dict(keep_vars=True)
+    expected = {name: tuple(value.shape) for name, value in state.items()}
     prefix = getattr(module, "base_model_prefix", "")
     found = shapes(folder)
     # Some checkpoints hold the body alone, without its prefix.
@@ -215,6 +219,10 @@ def check_weights(module: nn.Module, folder: Path) -> None:
                 f"{folder}: {name} must have the shape {list(expected[name])} that config.json gives, but has "
                 f"{list(shape)}"
             )
+    # Under names that the model does not have, transformers may find what seems to lack.
+    if named.keys() <= expected.keys():
+        given = {id(state[name]) for name in named}  # a tied tensor is in the files under one of its names
+        _check_complete(folder, {name for name, value in state.items() if id(value) not in given})
 
 
 def load_weights(kind: Any, folder: Path, like: nn.Module | None, **arguments: Any) -> nn.Module:
@@ -240,16 +248,23 @@ def load_weights(kind: Any, folder: Path, like: nn.Module | None, **arguments: A
             module, info = kind.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, **arguments
             )
-    except (OSError, RuntimeError, ValueError, json.JSONDecodeError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ModelError(f"the model in {folder} cannot be loaded: {first}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ModelError(
-            f"the weights in {folder} must be complete, but lack {len(missing)}, such as {missing[0]}"
-        )
+    except LOADING_ERRORS as error:
+        raise _not_loaded(folder, error) from error
+    _check_complete(folder, set(info["missing_keys"]))
     loaded: nn.Module = module
     return loaded
+
+
+def _check_complete(folder: Path, missing: Set[str]) -> None:
+    if missing:
+        raise ModelError(
+            f"the weights in {folder} must be complete, but lack {len(missing)}, such as {min(missing)}"
+        )
+
+
+def _not_loaded(folder: Path, error: Exception) -> ModelError:
+    first = str(error).strip().split("\n")[0]
+    return ModelError(f"the model in {folder} cannot be loaded: {first}")
 
 
 @hookimpl

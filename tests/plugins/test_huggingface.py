@@ -1,0 +1,268 @@
+"""Models from folders and from the Hub's cache: what loads, what is refused, what trains when quantized."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from myosotis.errors import ModelError
+from myosotis.interfaces import ModelFactory, Share, Stage, Task
+from myosotis.testing import ModelFactoryTestSuite
+from myosotis_plugins.methods.lora import LoRA
+from myosotis_plugins.models.huggingface import HuggingFace
+from tests.plugins import tiny
+
+IDS = torch.tensor([[1, 2, 3, 50, 200], [9, 8, 7, 6, 5]])
+COMMIT = "1234567890abcdef1234567890abcdef12345678"
+
+
+def logits(module: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return module.eval()(input_ids=IDS).logits
+
+
+@pytest.fixture
+def folder(llama_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(llama_folder, tmp_path / "model"))
+
+
+class TestHuggingFace(ModelFactoryTestSuite):
+    @pytest.fixture(autouse=True)
+    def _folder(self, llama_folder: Path) -> None:
+        self.folder = llama_folder
+
+    def make(self) -> ModelFactory:
+        return HuggingFace(str(self.folder))
+
+    def task(self) -> Task:
+        return tiny.text_task("poem", tiny.POEM)
+
+
+class TestGPT2(TestHuggingFace):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tiny.save(tiny.gpt2(), tmp_path / "gpt2")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_folder_gives_the_models_predictions(attention: Any, llama_folder: Path) -> None:
+    model = HuggingFace(str(llama_folder), attention=attention).load([])
+    assert torch.equal(logits(model.module), logits(tiny.llama(attention)))
+    assert model.module.config._attn_implementation == attention  # type: ignore[union-attr]
+    assert model.tokenizer("a rose")["input_ids"] == tiny.tokenizer()("a rose")["input_ids"]
+
+
+def test_weights_load_as_the_type_that_is_asked_for(llama_folder: Path) -> None:
+    module = HuggingFace(str(llama_folder), dtype="bfloat16").load([]).module
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+
+
+def test_a_saved_model_loads_again(llama_folder: Path, tmp_path: Path) -> None:
+    factory = HuggingFace(str(llama_folder))
+    model = factory.load([])
+    with torch.no_grad():
+        next(model.module.parameters()).add_(0.5)
+    factory.save(model, tmp_path)
+    assert torch.equal(logits(HuggingFace(str(tmp_path)).load([]).module), logits(model.module))
+
+
+def test_an_adapter_is_saved_without_the_base(llama_folder: Path, tmp_path: Path) -> None:
+    factory = HuggingFace(str(llama_folder))
+    model = factory.load([])
+    adapted = LoRA(rank=2).adapt(model, tiny.context(model))
+    factory.save(tiny.model(adapted), tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert saved
+    assert all("lora_" in name for name in saved)
+
+
+def test_the_fingerprint_follows_the_weights(folder: Path, llama_folder: Path) -> None:
+    assert HuggingFace(str(folder)).fingerprint() == HuggingFace(str(llama_folder)).fingerprint()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] += 1e-3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert HuggingFace(str(folder)).fingerprint() != HuggingFace(str(llama_folder)).fingerprint()
+
+
+@pytest.mark.parametrize("read", ["load", "outline"])
+class TestRefused:
+    """Each mistake is found both when a study is checked and when a model is loaded."""
+
+    def refuse(self, folder: Path, read: str, message: str) -> None:
+        with pytest.raises(ModelError, match=re.escape(message)):
+            getattr(HuggingFace(str(folder)), read)([])
+
+    def test_pickles_with_the_way_to_convert(self, folder: Path, read: str) -> None:
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        torch.save(weights, folder / "pytorch_model.bin")
+        self.refuse(folder, read, "must have its weights as safetensors, but has pytorch_model.bin, a pickle")
+        self.refuse(folder, read, "model.save_pretrained(FOLDER)")
+
+    def test_no_weights(self, folder: Path, read: str) -> None:
+        (folder / "model.safetensors").unlink()
+        self.refuse(folder, read, f"must have weights, but {folder} has no weights")
+
+    def test_weights_of_another_shape(self, folder: Path, read: str) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 3)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        self.refuse(folder, read, "")
+
+    def test_weights_that_are_not_all_there(self, folder: Path, read: str) -> None:
+        weights = load_file(folder / "model.safetensors")
+        del weights["model.layers.1.mlp.up_proj.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        self.refuse(folder, read, "must be complete, but lack 1, such as model.layers.1.mlp.up_proj.weight")
+
+    def test_weights_of_something_else(self, folder: Path, read: str) -> None:
+        save_file({"table": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+        self.refuse(folder, read, "")
+
+    def test_half_a_file(self, folder: Path, read: str) -> None:
+        content = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+        self.refuse(folder, read, "")
+
+    def test_a_configuration_that_is_not_json(self, folder: Path, read: str) -> None:
+        (folder / "config.json").write_text("{")
+        self.refuse(folder, read, "")
+
+    def test_no_configuration(self, folder: Path, read: str) -> None:
+        (folder / "config.json").unlink()
+        self.refuse(folder, read, "")
+
+    def test_no_tokenizer(self, folder: Path, read: str) -> None:
+        for path in folder.glob("tokenizer*"):
+            path.unlink()
+        self.refuse(folder, read, "must have a tokenizer")
+
+
+def test_shapes_that_do_not_fit_are_told(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "hidden_size": 24}))
+    with pytest.raises(
+        ModelError, match=r"must have the shape \[257, 24\] that config.json gives, but has \[257, 16\]"
+    ):
+        HuggingFace(str(folder)).outline([])
+
+
+def test_a_body_without_its_prefix_is_complete(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    body = {name.removeprefix("model."): value for name, value in weights.items() if name != "lm_head.weight"}
+    save_file(body, folder / "model.safetensors", metadata={"format": "pt"})
+    factory = HuggingFace(str(folder))
+    assert factory.outline([]).module.device.type == "meta"
+    assert torch.equal(logits(factory.load([]).module), logits(tiny.llama()))
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "nf4"])
+def test_a_quantized_model_loads_and_an_adapter_on_it_learns(quantization: Any, tmp_path: Path) -> None:
+    folder = tiny.save(tiny.llama(width=64, blocks=2), tmp_path / "wide")
+    whole = HuggingFace(str(folder)).load([]).module
+    module = HuggingFace(str(folder), quantization=quantization).load([]).module
+    layer = module.get_submodule("model.layers.0.mlp.up_proj").weight
+    assert layer.dtype == {"8bit": torch.int8, "nf4": torch.uint8}[quantization]
+    # Near the whole model, and not it.
+    distance = (logits(module) - logits(whole)).norm() / logits(whole).norm()
+    assert 0 < distance < {"8bit": 0.1, "nf4": 0.5}[quantization]
+    losses, scores = tiny.losses(
+        tmp_path / "trial",
+        tiny.factory(folder, quantization),
+        tiny.text_task("poem", tiny.POEM),
+        {"lora": LoRA(rank=4)},
+        steps=12,
+        stages=(Stage(1, {"poem": Share(1, 1)}),),
+    )
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert [score.stage for score in scores] == [0, 1]
+
+
+def test_a_quantized_base_alone_has_nothing_to_train(llama_folder: Path) -> None:
+    outline = HuggingFace(str(llama_folder), quantization="nf4").outline([])
+    assert not any(parameter.requires_grad for parameter in outline.module.parameters())
+
+
+# From the Hub, by a process of its own: its client reads the environment when it is imported.
+
+HUB = """
+import sys
+from myosotis.errors import ModelError
+from myosotis_plugins.models.huggingface import HuggingFace
+path, revision = sys.argv[1], sys.argv[2] or None
+try:
+    factory = HuggingFace(path, revision)
+    print(factory.fingerprint())
+    print(sum(parameter.numel() for parameter in factory.load([]).module.parameters()))
+    print(factory.outline([]).module.device)
+except ModelError as error:
+    print("ModelError:", error)
+"""
+
+
+def from_hub(cache: Path, path: str, revision: str = "", **environment: str) -> list[str]:
+    cleared = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = {
+        "HF_HOME": str(cache.parent),
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        **environment,
+    }
+    command = [sys.executable, "-c", HUB, path, revision]
+    found = subprocess.run(command, env={**cleared, **settings}, capture_output=True, text=True, check=True)
+    return found.stdout.strip().split("\n")
+
+
+@pytest.fixture
+def cache(llama_folder: Path, tmp_path: Path) -> Path:
+    """The Hub's cache, as its client lays it out."""
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(llama_folder, repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    return tmp_path / "hub"
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+# A port that nothing listens on: what a machine without a network looks like to the client.
+UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize("network", [OFFLINE, UNREACHABLE], ids=["offline", "unreachable"])
+def test_a_hub_model_in_the_cache_needs_no_network(network: dict[str, str], cache: Path) -> None:
+    parameters = sum(parameter.numel() for parameter in tiny.llama().parameters())
+    expected = [f"someone/tiny@{COMMIT}", str(parameters), "meta"]
+    assert from_hub(cache, "someone/tiny", **network) == expected
+
+
+def test_a_revision_may_be_a_commit(cache: Path) -> None:
+    assert from_hub(cache, "someone/tiny", COMMIT, **OFFLINE)[0] == f"someone/tiny@{COMMIT}"
+
+
+@pytest.mark.parametrize("network", [OFFLINE, UNREACHABLE], ids=["offline", "unreachable"])
+def test_an_unknown_hub_model_without_a_network_is_refused_quickly(
+    network: dict[str, str], cache: Path
+) -> None:
+    started = time.perf_counter()
+    (answer,) = from_hub(cache, "someone/other", **network)
+    assert answer.startswith("ModelError: path must be a folder or an id of the Hub, but 'someone/other'")
+    assert "Without a network, give the path of a folder" in answer
+    assert time.perf_counter() - started < 60
+
+
+def test_a_path_that_is_neither_is_refused(cache: Path) -> None:
+    (answer,) = from_hub(cache, "/no/such/folder", **OFFLINE)
+    assert answer.startswith("ModelError: path must be a folder")
