@@ -55,8 +55,8 @@ class Work:
         command += ["--length", str(self.args.length)]
         for name, file in self.args.eval:
             command += ["--eval", f"{name}={file.resolve()}"]
-        result: dict[str, Any] = json.loads(call(command, self.folder)[1].splitlines()[-1])
-        return result
+        seconds, printed = call(command, self.folder)
+        return {**json.loads(printed.splitlines()[-1]), "process_seconds": seconds}
 
     def ours(self, ranks: Sequence[int]) -> tuple[float, Path]:
         """Sweep the ranks with one command, in an empty folder: nothing is reused."""
@@ -157,7 +157,7 @@ def main() -> None:
             measured = pairs(
                 args.pairs,
                 lambda: work.ours(RANKS)[0],
-                lambda: sum(float(work.baseline(rank)["seconds"]) for rank in RANKS),
+                lambda: sum(float(work.baseline(rank)["process_seconds"]) for rank in RANKS),
             )
             show("sweep", measured, "s")
         if "start" in args.what:

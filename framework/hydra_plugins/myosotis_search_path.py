@@ -4,6 +4,8 @@ Hydra imports this module at the start of every Hydra program of the environment
 before it is in `sys.modules`: no dataclasses, no postponed annotations, no import of the core up here.
 """
 
+import sys
+
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -13,11 +15,8 @@ class MyosotisSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Act where the program's own configuration is this project's; leave every other as it is."""
+        # No command of this project composes without it, and no other program pays for its import.
+        config = sys.modules.get("myosotis.config")
         main = [entry.path for entry in search_path.get_path() if entry.provider == "main"]
-        paths = [path.removeprefix("file://") for path in main]
-        if not any(path.endswith("conf") for path in paths):
-            return
-        from myosotis.config import conf_folder, extend_search_path
-
-        if str(conf_folder()) in paths:
-            extend_search_path(search_path)
+        if config is not None and str(config.conf_folder()) in [path.removeprefix("file://") for path in main]:
+            config.extend_search_path(search_path)

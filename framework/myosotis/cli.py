@@ -70,7 +70,7 @@ def options(
 
 @app.command(context_settings=PASS_THROUGH)
 def run(context: typer.Context) -> None:
-    """Run a study: myosotis run method.lora.rank=4,8,16,32 seed=0,1.
+    """Run a study: myosotis run method=[NAME] method.NAME.PARAMETER=4,8,16,32 seed=0,1.
 
     Takes Hydra's override grammar, and its flags --cfg job, --info, --hydra-help.
     Without overrides it runs the embedded quickstart.

@@ -55,7 +55,7 @@ def build_stages(
     if not tasks and config.name != "stages":
         raise ConfigurationError(
             f"curriculum={config.name} must have a task to train on, but dataset is empty; "
-            "name datasets, as in dataset=[pydocs,pycode]"
+            "name datasets, as in dataset=[NAME,NAME]"
         )
     order = ordered(config.order, tasks, seed)
     return builders[config.name](config, mix, order)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ Columns: TypeAlias = Mapping[str, np.ndarray]
 Loss: TypeAlias = Float[Tensor, ""]
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Rows by index: a list of mappings, or a `datasets.Dataset`."""
 
@@ -270,7 +271,10 @@ class Method(Plugin):
         return data
 
     def parameter_groups(self, module: nn.Module, context: Context) -> list[dict[str, Any]] | None:
-        """Give the optimizer's parameter groups; None leaves them to the others or the default."""
+        """Give the optimizer's parameter groups; None leaves them to the others or the default.
+
+        A group may have a `scale`, which multiplies the trial's learning rate.
+        """
         return None
 
     def begin_stage(self, stage: Stage, context: Context) -> None:

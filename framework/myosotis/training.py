@@ -219,7 +219,11 @@ class StageModule(LightningModule):
                 f"methods {' and '.join(chosen)} both give parameter groups; a trial may have one that does"
             )
         default = [{"params": list(self.adapted.trainable().values())}]
-        return next(iter(chosen.values()), default)
+        return [self._scaled(group) for group in next(iter(chosen.values()), default)]
+
+    def _scaled(self, group: dict[str, Any]) -> dict[str, Any]:
+        rest = {key: value for key, value in group.items() if key != "scale"}
+        return {"lr": self.optimizer_config.learning_rate * group.get("scale", 1.0), **rest}
 
     def train(self, mode: bool = True) -> StageModule:
         """Train with the frozen base's dropout off."""

@@ -120,7 +120,7 @@ class TestRefused:
         weights = load_file(folder / "model.safetensors")
         weights["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 3)
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        self.refuse(folder, read, "")
+        self.refuse(folder, read, str(folder))
 
     def test_weights_that_are_not_all_there(self, folder: Path, read: str) -> None:
         weights = load_file(folder / "model.safetensors")
@@ -130,20 +130,20 @@ class TestRefused:
 
     def test_weights_of_something_else(self, folder: Path, read: str) -> None:
         save_file({"table": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
-        self.refuse(folder, read, "")
+        self.refuse(folder, read, str(folder))
 
     def test_half_a_file(self, folder: Path, read: str) -> None:
         content = (folder / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-        self.refuse(folder, read, "")
+        self.refuse(folder, read, str(folder))
 
     def test_a_configuration_that_is_not_json(self, folder: Path, read: str) -> None:
         (folder / "config.json").write_text("{")
-        self.refuse(folder, read, "")
+        self.refuse(folder, read, str(folder))
 
     def test_no_configuration(self, folder: Path, read: str) -> None:
         (folder / "config.json").unlink()
-        self.refuse(folder, read, "")
+        self.refuse(folder, read, str(folder))
 
     def test_no_tokenizer(self, folder: Path, read: str) -> None:
         for path in folder.glob("tokenizer*"):

@@ -25,13 +25,13 @@ def labels(arms: Iterable[str], swept: Iterable[SweptValues], configurations: It
 
 
 def label(arm: str, swept: SweptValues, keys: Mapping[str, str]) -> str:
-    """The arm and each swept value, `lora · rank=4`; `keys` are the short ones."""
+    """The arm and each swept value, `arm · rank=4`; `keys` are the short ones."""
     parts = [f"{keys[key]}={value_text(value)}" for key, value in swept.items()]
     return " · ".join([arm, *parts] if arm else parts)
 
 
 def short_keys(swept: Iterable[SweptValues]) -> dict[str, str]:
-    """The last part of each key, `rank` for `method.lora.rank`, where it tells the key from the others.
+    """The last part of each key, `rank` for `method.NAME.rank`, where it tells the key from the others.
 
     A task's share keeps its first part: `mix.plays` says what `plays` alone would not.
     """

@@ -58,7 +58,8 @@ class TaskDatasetTestSuite(PluginTestSuite[TaskDataset]):
             some = [rows[index] for index in range(min(SOME, len(rows)))]
             try:
                 examples = objective.encode(some, self.model())
-                objective.collate([examples[index] for index in range(len(examples))], self.model())
+                if len(examples):  # a few short rows may not fill one block
+                    objective.collate([examples[index] for index in range(len(examples))], self.model())
             except KeyError as error:
                 raise AssertionError(
                     f"rows of {name} must have the column {error} that the objective reads, but have "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Set
 from pathlib import Path
 from typing import Any, Literal

@@ -1,0 +1,83 @@
+"""Write a study's table and picture into its note, from the results that stand beside it.
+
+    myosotis results forgetting_ablation --trials --format csv > experiments/forgetting_ablation.csv
+    python experiments/render.py experiments/forgetting_ablation.md
+
+Replaces what stands between the note's two markers. The first names the pairs of arms to compare, each
+paired by seed: `<!-- table: full/freeze, lora/lora + replay -->` and `<!-- end of table -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from myosotis.ledger import HEADLINE, StudyRecord
+from myosotis.report import configurations, t_interval
+from myosotis.report.pictures import Picture, write_files
+from myosotis.report.scatter import scatter
+from myosotis.report.words import described
+
+MARKED = re.compile(r"(<!-- table: (?P<pairs>[^>]*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+TITLES = {"learned": "learned (nats per token)", "forgotten": "forgotten (nats per token)"}
+
+
+def rendered(note: str, trials: pd.DataFrame) -> str:
+    """Give the note with its tables made anew."""
+    return MARKED.sub(
+        lambda match: match[1] + "\n".join(_tables(trials, match["pairs"])) + "\n" + match[3], note
+    )
+
+
+def _tables(trials: pd.DataFrame, pairs: str) -> Iterator[str]:
+    yield "| arm | learned | forgotten | forgotten_base | trainable parameters | seeds |"
+    yield "|---|---|---|---|---|---|"
+    for arm, rows in trials.groupby("arm", sort=False):
+        numbers = " | ".join(_interval(rows[name]) for name in HEADLINE)
+        yield f"| {arm} | {numbers} | {rows['trainable_parameters'].iloc[0]:,.0f} | {len(rows)} |"
+    yield ""
+    yield "| difference, paired by seed | learned | forgotten | forgotten_base |"
+    yield "|---|---|---|---|"
+    for pair in pairs.split(","):
+        one, other = (_of_arm(trials, arm.strip()) for arm in pair.split("/"))
+        yield (
+            f"| {pair.strip().replace('/', ' − ')} | "
+            + " | ".join(_interval(one[name] - other[name]) for name in HEADLINE)
+            + " |"
+        )
+
+
+def _of_arm(trials: pd.DataFrame, arm: str) -> pd.DataFrame:
+    rows = trials[trials["arm"] == arm].set_index("seed").sort_index()
+    if rows.empty:
+        sys.exit(f"a pair must name arms of the study ({', '.join(trials['arm'].unique())}), but got {arm!r}")
+    return rows
+
+
+def _interval(values: pd.Series) -> str:
+    mean, low, high = t_interval(values.to_numpy())
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def picture(trials: pd.DataFrame, note: Path) -> None:
+    """Draw learned against forgotten beside the note."""
+    trials = trials.assign(swept=[{} for _ in range(len(trials))])
+    record = StudyRecord(note.stem, note.parent, pd.DataFrame(), trials, pd.DataFrame())
+    chart = scatter(described(configurations(record)), "forgotten", TITLES)
+    write_files(Picture(note.stem, "scatter", "Learned against forgotten", [chart]), note.parent)
+    note.with_suffix(".png").unlink()
+
+
+def main() -> None:
+    note = Path(sys.argv[1])
+    trials = pd.read_csv(note.with_suffix(".csv"))
+    note.write_text(rendered(note.read_text(encoding="utf-8"), trials), encoding="utf-8")
+    picture(trials, note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The experiments' notes say what their results say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture(scope="module")
+def render() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("render", EXPERIMENTS / "render.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("note", sorted(path.stem for path in EXPERIMENTS.glob("*.csv")))
+def test_the_table_is_what_the_results_give(render: ModuleType, note: str) -> None:
+    text = (EXPERIMENTS / f"{note}.md").read_text(encoding="utf-8")
+    assert render.MARKED.search(text)
+    assert render.rendered(text, pd.read_csv(EXPERIMENTS / f"{note}.csv")) == text
+
+
+def test_paired_differences_are_those_of_a_paired_t_interval(render: ModuleType) -> None:
+    trials = pd.DataFrame(
+        {
+            "arm": ["a"] * 4 + ["b"] * 4,
+            # The seeds stand in another order: pairs are by seed, not by row.
+            "seed": [0, 1, 2, 3, 3, 2, 1, 0],
+            "learned": [1.0] * 8,
+            "forgotten": [0.9, 1.1, 1.4, 1.2, 0.7, 0.8, 0.2, 0.3],
+            "forgotten_base": [0.0] * 8,
+            "trainable_parameters": [10.0] * 8,
+        }
+    )
+    differences = np.array([0.9 - 0.3, 1.1 - 0.2, 1.4 - 0.8, 1.2 - 0.7])
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval()
+    text = render.rendered("<!-- table: a/b -->\n<!-- end of table -->\n", trials)
+    assert (
+        f"| a − b | +0.000 [+0.000, +0.000] | {differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] |" in text
+    )
