@@ -20,7 +20,8 @@ def main(config):
 
 
 main()
-print("ours", sorted(name for name in sys.modules if name.split(".")[0] in {"myosotis", "myosotis_plugins", "torch"}))
+ours = {"myosotis", "myosotis_plugins", "torch"}
+print("ours", sorted(name for name in sys.modules if name.split(".")[0] in ours))
 """
 CONFIGURATION = "defaults:\n- method: theirs\n- _self_\nvalue: 3\n"
 
@@ -72,5 +73,8 @@ def test_its_groups_have_no_option_of_ours(program: Path) -> None:
 def test_its_launcher_and_sweeper_are_hydras(program: Path) -> None:
     done = call(program, "--multirun", "value=1,2", "hydra.sweep.dir=swept")
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith("value")] == ["value 1 theirs", "value 2 theirs"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("value")] == [
+        "value 1 theirs",
+        "value 2 theirs",
+    ]
     assert sorted(path.name for path in (program / "swept").iterdir()) == ["0", "1", "multirun.yaml"]

@@ -73,9 +73,16 @@ def modules() -> list[str]:
 
 def test_every_module_imports_alone_with_warnings_as_errors() -> None:
     names = modules()
-    assert {"myosotis", "myosotis.report.page", "hydra_plugins.myosotis_sweeper", "myosotis_plugins.metrics"} < set(names)
+    assert {
+        "myosotis",
+        "myosotis.report.page",
+        "hydra_plugins.myosotis_sweeper",
+        "myosotis_plugins.metrics",
+    } < set(names)
     script = IMPORT_ALONE.format(third_party=THIRD_PARTY, modules=names)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -107,7 +114,10 @@ def test_lightning_is_imported_in_one_place() -> None:
 
 
 def test_report_and_forgetting_import_no_torch() -> None:
-    for path in [*(FRAMEWORK / "myosotis" / "report").rglob("*.py"), FRAMEWORK / "myosotis" / "forgetting.py"]:
+    for path in [
+        *(FRAMEWORK / "myosotis" / "report").rglob("*.py"),
+        FRAMEWORK / "myosotis" / "forgetting.py",
+    ]:
         assert not imported(path) & {"torch", "lightning", "transformers", "peft"}, path
     script = "import sys, myosotis.report, myosotis.forgetting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

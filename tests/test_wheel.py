@@ -51,7 +51,8 @@ def empty(tmp_path: Path) -> Path:
 def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configurations = {
-        f"myosotis/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")
+        f"myosotis/conf/{path.relative_to(ROOT / 'conf').as_posix()}"
+        for path in (ROOT / "conf").rglob("*.yaml")
     }
     assert configurations <= names
     assert {
@@ -61,7 +62,11 @@ def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
         "hydra_plugins/myosotis_sweeper.py",
     } <= names
     assert "hydra_plugins/__init__.py" not in names  # Hydra's plugins share one namespace
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"myosotis", "myosotis_plugins", "hydra_plugins"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {
+        "myosotis",
+        "myosotis_plugins",
+        "hydra_plugins",
+    }
     assert wheel.stat().st_size < 10 << 20
 
 
@@ -74,7 +79,9 @@ def test_it_is_the_wheel_that_runs(installed: Path, empty: Path) -> None:
 
 
 def test_plugins_are_those_of_the_wheel(installed: Path, empty: Path) -> None:
-    rows = [line.split() for line in call(empty, "-m", "myosotis", "plugins", path=installed).splitlines()[1:]]
+    rows = [
+        line.split() for line in call(empty, "-m", "myosotis", "plugins", path=installed).splitlines()[1:]
+    ]
     own = [row for row in rows if row[2] == "myosotis"]
     assert {("method", "lora"), ("model", "nano"), ("dataset", "pydocs")} <= {(row[0], row[1]) for row in own}
     files = [(empty / row[-1].rpartition(":")[0]).resolve() for row in own]
@@ -82,12 +89,22 @@ def test_plugins_are_those_of_the_wheel(installed: Path, empty: Path) -> None:
 
 
 def test_study_of_two_trials_from_an_empty_folder(installed: Path, empty: Path) -> None:
-    command = ["method=[full],[lora]", "trainer.max_steps=2", "evaluation.limit=2", "evaluation.resamples=100"]
-    printed = call(empty, "-m", "myosotis", "run", *command, "logger=none", "study=small", path=installed)
+    command = [
+        "method=[full],[lora]",
+        "dataset=[pydocs]",
+        "probe=[pycode]",
+        "trainer.max_steps=2",
+        "trainer.batch_size=2",
+        "evaluation.limit=2",
+        "evaluation.resamples=100",
+        "logger=none",
+        "study=small",
+    ]
+    printed = call(empty, "-m", "myosotis", "run", *command, path=installed)
     assert "report: studies/small/report.html" in printed
     study = empty / "studies" / "small"
     assert len(list(study.glob("*/result.json"))) == 2
     assert (study / "report.html").stat().st_size > 10_000
     table = call(empty, "-m", "myosotis", "results", "small", "--summary", "--format", "csv", path=installed)
-    assert [line.split(",")[0] for line in table.splitlines()] == ["configuration", "full", "lora"]
+    assert [line.split(",")[0] for line in table.splitlines()] == ["arm", "full", "lora"]
     assert [path.name for path in empty.iterdir()] == ["studies"]

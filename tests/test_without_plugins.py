@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FORBID = "import sys\n\nsys.modules['myosotis_plugins'] = None\n"
 """Python runs a module of this name first, in every child process too."""
-CHOSEN = ("test_plugins.py", "test_expand.py", "test_hooks.py", "test_cli.py")
+CHOSEN = ("test_plugins.py", "test_expand.py", "test_hooks.py")
 
 
 def test_core_passes_without_the_first_party_plugins(tmp_path: Path) -> None:

@@ -18,5 +18,7 @@ class MyosotisSearchPath(SearchPathPlugin):
         # No command of this project composes without it, and no other program pays for its import.
         config = sys.modules.get("myosotis.config")
         main = [entry.path for entry in search_path.get_path() if entry.provider == "main"]
-        if config is not None and str(config.conf_folder()) in [path.removeprefix("file://") for path in main]:
+        if config is not None and str(config.conf_folder()) in [
+            path.removeprefix("file://") for path in main
+        ]:
             config.extend_search_path(search_path)

@@ -35,8 +35,8 @@ class TrainerConfig:
     """How long and on what a stage trains; Lightning's own argument names.
 
     Attributes:
-        max_steps: optimizer steps a stage.
-        max_epochs: passes over the stage's own tasks; one of the three lengths must be given.
+        max_steps: optimizer steps a stage; 60 where none of the three lengths is given.
+        max_epochs: passes over the stage's own tasks; of several lengths, the shortest counts.
         max_tokens: tokens a stage, on average over its examples.
         batch_size: rows a batch.
         accumulate_grad_batches: batches an optimizer step.

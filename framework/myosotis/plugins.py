@@ -206,8 +206,12 @@ def _line(cls: type) -> int:
         return 0
 
 
+@functools.cache
 def source_hash(cls: type[Plugin]) -> str:
-    """Hash the source of a plugin's module, so that an edited plugin gives other trial ids."""
+    """Hash the source of a plugin's module, so that an edited plugin gives other trial ids.
+
+    Read once: an edit while a study runs does not change what this process has loaded.
+    """
     file = inspect.getsourcefile(cls)
     content = Path(file).read_bytes() if file else cls.__qualname__.encode()
     return hashlib.blake2b(content, digest_size=8).hexdigest()

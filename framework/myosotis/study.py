@@ -17,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from myosotis.config import PLUGIN_GROUPS, Composer, composer, explained, is_name, is_value, plain
-from myosotis.errors import ConfigurationError, MyosotisError, TrialsFailed, unknown_name
+from myosotis.errors import ConfigurationError, MyosotisError, TrialError, TrialsFailed, unknown_name
 from myosotis.ledger import (
     StudyRecord,
     TrialEntry,
@@ -331,7 +331,12 @@ class TrialTask:
 
         trial = self.resolver.resolve(config)
         folder = self.workspace.studies / str(config.study)
-        entry = next(each for each in read_entries(folder) if each.id == trial.id)
+        entry = next((each for each in read_entries(folder) if each.id == trial.id), None)
+        if entry is None:
+            raise TrialError(
+                f"the trial must be one that study {folder.name} lists, but its id came out as {trial.id}: a "
+                "configuration file or data changed while the study ran. Run the command again"
+            )
         name = f"{entry.configuration} seed={entry.seed}"
         with self.progress.trial(name) as progress:
             run_trial(trial, (folder / entry.folder).resolve(), folder.name, name, self.workspace, progress)
@@ -369,17 +374,16 @@ def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: 
     record = read_study(folder)
     if ran or not (folder / "report.html").is_file():
         write_report(record)
-    failed = [job for job in returns if job.status == JobStatus.FAILED]
-    if failed:
-        lines = [_failure(entry, folder) for entry in read_entries(folder)]
-        text = "\n".join(line for line in lines if line)
-        raise TrialsFailed(f"{len(failed)} of {len(record.trials)} trials failed:\n{text}")
+    failures = [_failure(job) for job in returns if job.status == JobStatus.FAILED]
+    if failures:
+        raise TrialsFailed(f"{len(failures)} of {len(record.trials)} trials failed:\n" + "\n".join(failures))
     return record
 
 
-def _failure(entry: TrialEntry, folder: Path) -> str:
-    error = folder / entry.folder / "error.txt"
-    if not error.is_file():
-        return ""
-    first = error.read_text(encoding="utf-8").split("\n")[0]
-    return f"  {entry.configuration} seed={entry.seed}: {first}\n    {os.path.relpath(error)}"
+def _failure(job: JobReturn) -> str:
+    try:
+        _ = job.return_value  # raises what befell the job
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        return f"  {' '.join(job.overrides or [])}: {type(error).__name__}: {first}"
+    return ""

@@ -130,7 +130,7 @@ def wandb_mode() -> Any:
 class Tracker:
     """Writes `metrics.jsonl`, and tells the same to the logger where there is one."""
 
-    def __init__(self, folder: Path, logger: Logger | None) -> None:
+    def __init__(self, folder: Path, logger: Logger | None = None) -> None:
         self.path = folder / "metrics.jsonl"
         self.logger = logger
 

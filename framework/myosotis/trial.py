@@ -82,8 +82,9 @@ def run_trial(
     hook = workspace.registry.hook
     hook.myosotis_trial_started(trial=config.id, folder=folder)
     run = {"study": study, "trial": config.id, "name": name, "folder": str(folder)}
-    tracker = Tracker(folder, open_logger(config.logger, run))
+    tracker = Tracker(folder)
     try:
+        tracker.logger = open_logger(config.logger, run)
         _TrialRun(config, folder, workspace, tracker, progress).run()
     except Exception as error:
         text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"

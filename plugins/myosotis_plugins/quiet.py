@@ -21,6 +21,10 @@ def quiet_libraries() -> Iterator[None]:
         with warnings.catch_warnings():
             # A property of transformers that PEFT still asks for.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            # An adapter is put onto an outline for its shapes alone.
+            warnings.filterwarnings(
+                "ignore", message=".*copying from a non-meta parameter", category=UserWarning
+            )
             yield
     finally:
         if bars:

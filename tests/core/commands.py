@@ -36,6 +36,23 @@ SETTING = (
 )
 """Two tasks and a probe in the plane."""
 
+COLUMNS = [
+    "trial",
+    "arm",
+    "overrides",
+    "seed",
+    "stage",
+    "step",
+    "task",
+    "split",
+    "metric",
+    "value",
+    "n",
+    "low",
+    "high",
+]
+"""The columns of a study's scores: one row a score."""
+
 
 def toy(*overrides: str) -> list[str]:
     """Give the setting with further overrides; later ones stand for earlier ones of the same key."""

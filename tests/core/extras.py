@@ -11,7 +11,19 @@ import torch
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.interfaces import Batch, Context, Loss, Method, Mixture, Model, ModelFactory, Objective, Rows, Stage, Task
+from myosotis.interfaces import (
+    Batch,
+    Context,
+    Loss,
+    Method,
+    Mixture,
+    Model,
+    ModelFactory,
+    Objective,
+    Rows,
+    Stage,
+    Task,
+)
 from tests.toy import ToyModel
 
 MYOSOTIS_API = 1
@@ -68,7 +80,9 @@ class Diary(Method):
         CALLS.append(("adapt", context.outline, context.stage.index))
         return model.module
 
-    def training_data(self, stage: Stage, data: Mixture, seen: Mapping[str, Rows], context: Context) -> Mixture:
+    def training_data(
+        self, stage: Stage, data: Mixture, seen: Mapping[str, Rows], context: Context
+    ) -> Mixture:
         CALLS.append(("training_data", stage.index, [each.task for each in data], sorted(seen)))
         return data
 

@@ -14,7 +14,7 @@ import myosotis
 from myosotis import cli
 from myosotis.errors import ConfigurationError
 from myosotis.ledger import StudyRecord
-from tests.core.commands import python, toy
+from tests.core.commands import COLUMNS, python, toy
 
 
 @pytest.fixture
@@ -40,7 +40,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "model": (["model=tou"], ["no model named 'tou'", "Did you mean toy"]),
     "dataset": (["+dataset@dataset.more=pints"], ["no dataset named 'pints'", "Did you mean points"]),
     "plugin's parameter": (["method=[pull]", "method.pull.strengh=1"], ["Did you mean strength"]),
-    "parameter without its plugin": (["method.pull.strength=1"], ["no trial of this study has the method 'pull'"]),
+    "parameter without its plugin": (
+        ["method.pull.strength=1"],
+        ["no trial of this study has the method 'pull'"],
+    ),
     "parameter of no plugin": (["method.pool.strength=1"], ["'pool'", "pull"]),
     "core's parameter": (["trainer.max_step=1"], ["Did you mean max_steps"]),
     "key": (["trainr.max_steps=1"], ["trainr"]),
@@ -51,8 +54,14 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "range in a sweep": (["trainer.batch_size=4,0"], ["trainer.batch_size must be at least 1, but got 0"]),
     "task in mix": (["curriculum=joint", "mix.rihgt=0.5"], ["no task named 'rihgt'", "Did you mean right"]),
     "probe in mix": (["curriculum=joint", "mix.side=0.5"], ["no task named 'side'"]),
-    "shares above 1": (["curriculum=joint", "mix.right=0.9", "mix.up=0.3"], ["sum to at most 1, but sum to 1.2"]),
-    "shares below 1": (["curriculum=joint", "mix.right=0.5", "mix.up=0.3"], ["must sum to 1, but they sum to 0.8"]),
+    "shares above 1": (
+        ["curriculum=joint", "mix.right=0.9", "mix.up=0.3"],
+        ["sum to at most 1, but sum to 1.2"],
+    ),
+    "shares below 1": (
+        ["curriculum=joint", "mix.right=0.5", "mix.up=0.3"],
+        ["must sum to 1, but they sum to 0.8"],
+    ),
     "negative share": (["curriculum=joint", "mix.right=-0.1"], ["mix.right must not be negative"]),
     "mix without joint": (["mix.right=0.5"], ["add curriculum=joint"]),
     "order": (["curriculum.order=[right]"], ["must be 'random' or name each task once (right, up)"]),
@@ -66,7 +75,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "interval": (["seed=interval(0,1)"], ["must be a list of values"]),
     "split": (["evaluation.split=validation"], ["must have a validation split, but it has none"]),
     "empty split": (["dataset.right.rows=0"], ["task right must have a test split, but it is empty"]),
-    "nothing to train": (["method=[still]", "method.still.layers=[0,3]"], ["leaves 0 of 82 parameters to train"]),
+    "nothing to train": (
+        ["method=[still]", "method.still.layers=[0,3]"],
+        ["leaves 0 of 82 parameters to train"],
+    ),
     "logger": (["logger=csw"], ["no logger named 'csw'", "Did you mean csv"]),
     "launcher": (["hydra.launcher.backend=cloud"], ["no backend named 'cloud'", "local"]),
     "experiment": (["+experiments=nothing"], ["nothing"]),
@@ -118,7 +130,10 @@ def test_debug_shows_the_traceback(call) -> None:  # type: ignore[no-untyped-def
 def test_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     quiet = python(["-m", "myosotis", "run", *toy("method=[pul]")], tmp_path)
     assert (quiet.returncode, quiet.stdout) == (2, "")
-    assert quiet.stderr == "error: there is no method named 'pul'. Did you mean pull? Known: plain, pull, still\n"
+    assert (
+        quiet.stderr
+        == "error: there is no method named 'pul'. Did you mean pull? Known: plain, pull, still\n"
+    )
     loud = python(["-m", "myosotis", "run", *toy("method=[pul]"), "--debug"], tmp_path)
     assert loud.returncode != 0
     assert "Traceback (most recent call last)" in loud.stderr
@@ -159,7 +174,9 @@ def test_plugins_names_what_is_broken(call, write_plugin) -> None:  # type: igno
     code, out, err = call("plugins")
     assert code == 0
     assert "method   pull" in out or "pull" in out
-    assert err == "broken: plugin module broken_module of no distribution could not be loaded: OSError: gone\n"
+    assert (
+        err == "broken: plugin module broken_module of no distribution could not be loaded: OSError: gone\n"
+    )
 
 
 def test_show_describes_a_plugin(call) -> None:  # type: ignore[no-untyped-def]
@@ -188,26 +205,25 @@ def test_cfg_job_prints_what_a_trial_would_have(call) -> None:  # type: ignore[n
 
 
 def test_results_in_every_format(call, study: StudyRecord, home: Path) -> None:  # type: ignore[no-untyped-def]
-    columns = "trial arm overrides seed stage step task split metric value n low high".split()
     expected = study.scores.to_dict("records")
     place = ("--studies", str(home / "studies"))
 
     code, out, _ = call("results", "toy", "--format", "json", *place)
     rows = json.loads(out)
     assert code == 0
-    assert [list(row) for row in rows] == [columns] * 6 * 3 * 3 * 2
+    assert [list(row) for row in rows] == [COLUMNS] * 6 * 3 * 3 * 2
     assert [row["trial"] for row in rows] == [row["trial"] for row in expected]
     assert [row["value"] for row in rows] == pytest.approx([row["value"] for row in expected], abs=1e-9)
 
     _, out, _ = call("results", "toy", "--format", "csv", *place)
     [header, *lines] = csv.reader(io.StringIO(out))
-    assert header == columns
+    assert header == COLUMNS
     assert [float(line[9]) for line in lines] == [row["value"] for row in expected]
 
     _, out, _ = call("results", str(study.folder))
     lines = [line.strip("| ").split(" | ") for line in out.splitlines()]
-    assert lines[0] == columns
-    assert lines[1] == ["---"] * len(columns)
+    assert lines[0] == COLUMNS
+    assert lines[1] == ["---"] * len(COLUMNS)
     assert len(lines) == 2 + len(expected)
 
 

@@ -107,7 +107,10 @@ def test_mistake_is_named(overrides: list[str], parts: list[str]) -> None:
         ("trainer.max_epochs=-1", "trainer.max_epochs must be at least 1, but got -1"),
         ("trainer.max_tokens=0", "trainer.max_tokens must be at least 1, but got 0"),
         ("trainer.batch_size=0", "trainer.batch_size must be at least 1, but got 0"),
-        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1, but got 0"),
+        (
+            "trainer.accumulate_grad_batches=0",
+            "trainer.accumulate_grad_batches must be at least 1, but got 0",
+        ),
         ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be at least 1, but got 0"),
         ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val must be greater than 0, but got 0.0"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate must be greater than 0, but got 0.0"),
@@ -199,7 +202,9 @@ def myosotis_methods():
     return {"way": Way}
 """
     write_plugin("with_literal", source)
-    assert [each.methods["way"].side for each in resolved("method=[way]", "method.way.side=right")] == ["right"]  # type: ignore[attr-defined]
+    assert [each.methods["way"].side for each in resolved("method=[way]", "method.way.side=right")] == [
+        "right"
+    ]  # type: ignore[attr-defined]
     assert len(resolved("method=[way]", "method.way.size=2")) == 1
     assert len(resolved("method=[way]", "method.way.size=null")) == 1
     assert "method.way.side: there is no value named 'lef'. Did you mean left?" in refusal(
@@ -232,7 +237,9 @@ def test_study_file_of_the_working_folder_is_found(tmp_path: Path) -> None:
     [trial] = resolved("+experiments=mine", "seed=7", "trainer.max_steps=4")
     assert (trial.seed, trial.trainer.max_steps) == (7, 4)
     with composer() as compose:
-        config = compose.compose("config", compose.parse(["+experiments=mine", "model=toy", "dataset=[]", "probe=[]", "method=[]"]))
+        config = compose.compose(
+            "config", compose.parse(["+experiments=mine", "model=toy", "dataset=[]", "probe=[]", "method=[]"])
+        )
     assert (config.seed, config.trainer.max_steps) == (7, 4)
 
 

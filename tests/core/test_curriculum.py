@@ -85,7 +85,10 @@ def test_order_that_is_no_permutation_is_refused(order: Any) -> None:
         ({"a": -0.1}, "mix.a must not be negative"),
         ({"a": 0.7, "b": 0.4}, "must sum to at most 1, but sum to 1.1"),
         ({"a": 1.5}, "must sum to at most 1, but sum to 1.5"),
-        ({"a": 0.5, "b": 0.2, "c": 0.2}, "names every task, so its shares must sum to 1, but they sum to 0.9"),
+        (
+            {"a": 0.5, "b": 0.2, "c": 0.2},
+            "names every task, so its shares must sum to 1, but they sum to 0.9",
+        ),
         ({"d": 0.5}, "there is no task named 'd'"),
         ({"a": "much"}, "mix.a must be a number, but got 'much'"),
         ({"a": True}, "mix.a must be a number"),
@@ -119,7 +122,10 @@ def test_rounding_of_shares_is_forgiven() -> None:
         ({"name": "stages", "stages": None}, "must be a list with one mapping a stage"),
         ({"name": "stages", "stages": "a"}, "must be a list with one mapping a stage"),
         ({"name": "stages", "stages": ["a"]}, r"curriculum.stages\[0\] must map tasks to shares"),
-        ({"name": "stages", "stages": [{"a": 1}, {"b": 0.5}]}, r"curriculum.stages\[1\] must sum to 1, but sum to 0.5"),
+        (
+            {"name": "stages", "stages": [{"a": 1}, {"b": 0.5}]},
+            r"curriculum.stages\[1\] must sum to 1, but sum to 0.5",
+        ),
         ({"name": "stages", "stages": [{"x": 1}]}, "no task named 'x'"),
         ({"name": "stages", "stages": [{"a": -1, "b": 2}]}, "must not be negative"),
     ],

@@ -49,7 +49,12 @@ def test_seeds_multiply() -> None:
 
 
 def test_three_sweeps_at_once() -> None:
-    command = ("curriculum=joint", "method=[pull,still]", "method.pull.strength=4,8", "method.still.layers=[0],[3]")
+    command = (
+        "curriculum=joint",
+        "method=[pull,still]",
+        "method.pull.strength=4,8",
+        "method.still.layers=[0],[3]",
+    )
     trials = resolved(*command, "mix.right=0.9,0.1")
     assert len({trial.id for trial in trials}) == 8
     assert {round(trial.stages[0].shares["up"].start, 9) for trial in trials} == {0.1, 0.9}
@@ -59,15 +64,26 @@ def test_dataset_parameter_goes_only_where_the_dataset_is() -> None:
     lines = ["method=[plain]", "dataset.right.rows=8,16"]
     assert len(points(*lines)) == 2
     with composer() as compose:
-        command = ["model=toy", "dataset=[points],[]", "probe=[points]", "method=[]", "dataset.points.rows=8,16"]
+        command = [
+            "model=toy",
+            "dataset=[points],[]",
+            "probe=[points]",
+            "method=[]",
+            "dataset.points.rows=8,16",
+        ]
         found = expand(compose, "config", command, {}, {})
     assert [dict(point.swept).get("dataset.points.rows") for point in found] == [8, 16, None]
 
 
 def test_swept_values_leave_out_replicates_and_methods() -> None:
-    found = points("method=[pull]", "method.pull.strength=1,2", "seed=0,1", "curriculum.order=[right,up],[up,right]")
+    found = points(
+        "method=[pull]", "method.pull.strength=1,2", "seed=0,1", "curriculum.order=[right,up],[up,right]"
+    )
     assert len(found) == 8
-    assert [dict(point.swept) for point in found[::4]] == [{"method.pull.strength": 1}, {"method.pull.strength": 2}]
+    assert [dict(point.swept) for point in found[::4]] == [
+        {"method.pull.strength": 1},
+        {"method.pull.strength": 2},
+    ]
 
 
 def test_duplicates_are_one() -> None:
@@ -76,7 +92,9 @@ def test_duplicates_are_one() -> None:
 
 def test_trials_that_come_out_the_same_have_one_id() -> None:
     # The default written out, and what only says where to log, are the same trial.
-    ids = {resolved("method=[pull]", *more)[0].id for more in ([], ["method.pull.strength=0.1"], ["study=other"])}
+    ids = {
+        resolved("method=[pull]", *more)[0].id for more in ([], ["method.pull.strength=0.1"], ["study=other"])
+    }
     assert len(ids) == 1
     assert resolved("method=[pull]", "trainer.log_every_n_steps=3", "trainer.save=false")[0].id in ids
 
@@ -107,7 +125,10 @@ def test_what_can_change_a_number_changes_the_id(override: str) -> None:
     ("override", "parts"),
     [
         ("method.pul.strength=1", ["'pul'", "Did you mean pull"]),
-        ("method.pull.strength=1,2", ["method.pull.strength", "no trial of this study has the method 'pull'"]),
+        (
+            "method.pull.strength=1,2",
+            ["method.pull.strength", "no trial of this study has the method 'pull'"],
+        ),
         ("dataset.left.rows=4", ["dataset.left.rows", "'left'"]),
         ("probe.sid.rows=4", ["probe.sid.rows", "'sid'"]),
     ],
@@ -152,7 +173,9 @@ def test_arms_are_a_union_times_the_common_sweeps() -> None:
 
 
 def test_command_stands_for_what_the_study_file_says() -> None:
-    found = expanded({"tied": {"method": ["pull"], "method.pull.strength": "1,2"}}, {"seed": "0,1,2"}, "seed=7")
+    found = expanded(
+        {"tied": {"method": ["pull"], "method.pull.strength": "1,2"}}, {"seed": "0,1,2"}, "seed=7"
+    )
     assert len(found) == 2
     assert all("seed=7" in point.lines for point in found)
 

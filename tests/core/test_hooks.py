@@ -49,12 +49,18 @@ def test_every_hook_of_a_method_is_documented_and_written_down() -> None:
         assert getattr(extras.Diary, name) is not getattr(Method, name), name
 
 
-def test_observers_see_the_trial_and_its_scores(observed: tuple[StudyRecord, list[tuple[object, ...]]]) -> None:
+def test_observers_see_the_trial_and_its_scores(
+    observed: tuple[StudyRecord, list[tuple[object, ...]]],
+) -> None:
     record, calls = observed
     [trial] = record.trials.trial
     folder = record.folder.resolve() / trial
     scores = read_scores(folder / "scores.jsonl")
-    seen = [call for call in calls if call[0] in {"trial_started", "stage_finished", "trial_finished", "study_finished"}]
+    seen = [
+        call
+        for call in calls
+        if call[0] in {"trial_started", "stage_finished", "trial_finished", "study_finished"}
+    ]
     assert seen == [
         ("trial_started", trial, folder),
         *(

@@ -123,7 +123,10 @@ def test_new_file_is_readable_by_others(tmp_path: Path) -> None:
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
     path = tmp_path / "values.json"
     write_json(path, {"a": math.nan, "b": [math.inf, (1.5, -math.inf)], 3: "ü"})
-    assert path.read_text(encoding="utf-8") == '{\n "a": null,\n "b": [\n  null,\n  [\n   1.5,\n   null\n  ]\n ],\n "3": "ü"\n}\n'
+    assert (
+        path.read_text(encoding="utf-8")
+        == '{\n "a": null,\n "b": [\n  null,\n  [\n   1.5,\n   null\n  ]\n ],\n "3": "ü"\n}\n'
+    )
 
 
 def test_scores_come_back_as_they_were(tmp_path: Path) -> None:
@@ -177,12 +180,22 @@ def test_study_is_found_by_name_or_path(tmp_path: Path) -> None:
 def test_reading_a_study_whose_trials_came_to_different_ends(tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     done, failed, begun, new = (letter * 12 for letter in "abcd")
-    write_study(folder, [], [entry(done, strength=0.5), entry(failed, strength=1), entry(begun, seed=1), entry(new, seed=2)])
+    write_study(
+        folder,
+        [],
+        [entry(done, strength=0.5), entry(failed, strength=1), entry(begun, seed=1), entry(new, seed=2)],
+    )
     column = {"task": "right", "role": "task", "metric": "hits", "higher_is_better": True}
     probe = {"task": "side", "role": "probe", "metric": "hits", "higher_is_better": True}
     write_json(
         folder / done / "result.json",
-        {"learned": 0.25, "forgotten": math.nan, "metric": "hits", "seconds": 2.0, "columns": [probe, column]},
+        {
+            "learned": 0.25,
+            "forgotten": math.nan,
+            "metric": "hits",
+            "seconds": 2.0,
+            "columns": [probe, column],
+        },
     )
     write_scores(folder / done / "scores.jsonl", [row(), row(0.75, stage=1)])
     write_text(folder / failed / "error.txt", "NonFiniteLoss: the loss\n\nTraceback")
@@ -191,7 +204,21 @@ def test_reading_a_study_whose_trials_came_to_different_ends(tmp_path: Path) -> 
 
     assert record.name == "toy"
     assert list(record.scores.columns) == (
-        "trial arm overrides seed stage step task split metric value n low high".split()
+        [
+            "trial",
+            "arm",
+            "overrides",
+            "seed",
+            "stage",
+            "step",
+            "task",
+            "split",
+            "metric",
+            "value",
+            "n",
+            "low",
+            "high",
+        ]
     )
     assert record.scores.values.tolist() == [
         [done, "pull", "strength=0.5", 0, 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6],
@@ -199,11 +226,19 @@ def test_reading_a_study_whose_trials_came_to_different_ends(tmp_path: Path) -> 
         [begun, "pull", "", 1, 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6],
     ]
     trials = record.trials.set_index("trial")
-    assert trials.status.to_dict() == {done: "finished", failed: "failed", begun: "unfinished", new: "unfinished"}
+    assert trials.status.to_dict() == {
+        done: "finished",
+        failed: "failed",
+        begun: "unfinished",
+        new: "unfinished",
+    }
     assert trials.error[failed] == "NonFiniteLoss: the loss"
     assert trials.learned[done] == 0.25
     assert trials.learned.isna().to_dict() == {done: False, failed: True, begun: True, new: True}
     assert math.isnan(trials.forgotten[done])
     assert trials.configuration[done] == "pull strength=0.5"
     assert trials.swept[done] == {"strength": 0.5}
-    assert record.columns.values.tolist() == [["right", "task", "hits", True], ["side", "probe", "hits", True]]
+    assert record.columns.values.tolist() == [
+        ["right", "task", "hits", True],
+        ["side", "probe", "hits", True],
+    ]

@@ -113,7 +113,7 @@ def test_module_that_does_not_import_is_named_and_the_rest_works(
     broken = {each.module: each for each in registry.broken}["torn_module"]
     assert broken.distribution == "torn 2.5"
     assert broken.error == "ModuleNotFoundError: No module named 'nothing_of_this_name'"
-    with pytest.raises(PluginError, match="torn_module of torn 2.5 could not be loaded"):
+    with pytest.raises(PluginError, match=r"torn_module of torn 2.5 could not be loaded"):
         registry.find("method", "torn")
 
 
@@ -149,7 +149,7 @@ def test_what_is_no_class_of_its_kind_is_refused(write_plugin: Write, given: str
 
 def test_name_that_is_no_identifier_is_refused(write_plugin: Write) -> None:
     write_plugin("no_identifier", method("my-noise"))
-    with pytest.raises(PluginError, match="must be an identifier, .* gives 'my-noise'"):
+    with pytest.raises(PluginError, match=r"must be an identifier, .* gives 'my-noise'"):
         load_registry()
 
 

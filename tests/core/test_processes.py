@@ -48,7 +48,10 @@ def test_same_seed_in_another_process_gives_the_same_bits(elsewhere: Path, study
         for name in ("scores.jsonl", "metrics.jsonl", "adapter/model.safetensors"):
             assert (trial / name).read_bytes() == (study.folder / trial.name / name).read_bytes()
         for name in ("learned", "forgotten", "forgotten_base"):
-            assert read_json(trial / "result.json")[name] == read_json(study.folder / trial.name / "result.json")[name]
+            assert (
+                read_json(trial / "result.json")[name]
+                == read_json(study.folder / trial.name / "result.json")[name]
+            )
 
 
 def test_secret_reaches_no_file(elsewhere: Path) -> None:
@@ -209,7 +212,11 @@ def test_csv_logger_writes_the_same(tmp_path: Path) -> None:
 
 
 def test_any_lightning_logger_by_its_target(tmp_path: Path) -> None:
-    logger = ["logger._target_=lightning.pytorch.loggers.CSVLogger", "logger.save_dir=own", "logger.name=mine"]
+    logger = [
+        "logger._target_=lightning.pytorch.loggers.CSVLogger",
+        "logger.save_dir=own",
+        "logger.name=mine",
+    ]
     record = run_at(tmp_path, *toy(*(f"+{each}" for each in logger), "trainer.max_steps=1", "study=own"))
     assert record.trials.status.tolist() == ["finished"]
     assert len(list((tmp_path / "own" / "mine").glob("**/metrics.csv"))) == 1

@@ -177,7 +177,9 @@ def test_rerun_trains_nothing(study: StudyRecord, home: Path) -> None:
         home, *toy("method=[plain],[pull],[still]", "method.pull.strength=0.1", "seed=0,1", "study=toy")
     )
     assert again.scores.equals(study.scores)
-    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.folder.glob("*/**/*")} == before
+    assert {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.folder.glob("*/**/*")
+    } == before
 
 
 def test_another_study_takes_finished_trials_by_reference(study: StudyRecord, home: Path) -> None:
@@ -192,7 +194,10 @@ def test_force_runs_it_beside_the_old_one(home: Path, study: StudyRecord) -> Non
     folder = run_folder(study, arm="plain", seed=0)
     record = run_at(home, *toy("study=forced", "force=true"))
     again = run_at(home, *toy("study=forced", "force=true"))
-    assert [path.name for path in sorted(record.folder.glob(f"{folder.name}*"))] == [folder.name, f"{folder.name}.2"]
+    assert [path.name for path in sorted(record.folder.glob(f"{folder.name}*"))] == [
+        folder.name,
+        f"{folder.name}.2",
+    ]
     first = (folder / "scores.jsonl").read_bytes()
     assert (again.folder / f"{folder.name}.2" / "scores.jsonl").read_bytes() == first
     assert len(again.trials) == 1
@@ -204,7 +209,15 @@ def test_force_runs_it_beside_the_old_one(home: Path, study: StudyRecord) -> Non
 def test_training_is_that_of_a_plain_loop(tmp_path: Path) -> None:
     record = run_at(
         tmp_path,
-        *toy("model=calm", "method=[plain]", "schedule=linear", "schedule.warmup_steps=3", "optimizer.weight_decay=0.1", "trainer.gradient_clip_val=0.5", "trainer.log_every_n_steps=1"),
+        *toy(
+            "model=calm",
+            "method=[plain]",
+            "schedule=linear",
+            "schedule.warmup_steps=3",
+            "optimizer.weight_decay=0.1",
+            "trainer.gradient_clip_val=0.5",
+            "trainer.log_every_n_steps=1",
+        ),
         modules=MODULES,
     )
     [trial] = record.trials.trial
@@ -239,7 +252,11 @@ def loop(seed: int) -> tuple[nn.Module, list[float]]:
 
 def test_accumulated_small_batches_equal_a_large_one(tmp_path: Path) -> None:
     whole, parts = (
-        run_at(tmp_path, *toy("model=calm", "trainer.log_every_n_steps=1", *sizes, f"study={name}"), modules=MODULES)
+        run_at(
+            tmp_path,
+            *toy("model=calm", "trainer.log_every_n_steps=1", *sizes, f"study={name}"),
+            modules=MODULES,
+        )
         for name, sizes in {
             "whole": ["trainer.batch_size=8"],
             "parts": ["trainer.batch_size=4", "trainer.accumulate_grad_batches=2"],
@@ -266,7 +283,9 @@ def test_joint_stage_realises_its_shares(tmp_path: Path) -> None:
 
 
 def test_stage_that_trains_nothing_changes_nothing(tmp_path: Path) -> None:
-    record = run_at(tmp_path, *toy("curriculum=stages", "curriculum.stages=[{right: 1},{}]", "trainer.max_steps=4"))
+    record = run_at(
+        tmp_path, *toy("curriculum=stages", "curriculum.stages=[{right: 1},{}]", "trainer.max_steps=4")
+    )
     scores = scored(record.folder / record.trials.trial[0])
     assert {key[1:]: value for key, value in scores.items() if key[0] == 1} == {
         key[1:]: value for key, value in scores.items() if key[0] == 2
@@ -328,7 +347,10 @@ def test_interrupted_trial_goes_on_to_the_same_numbers(
     result, expected = read_json(ours / "result.json"), read_json(theirs / "result.json")
     assert result["tokens"] == expected["tokens"]
     assert result["learned"] == expected["learned"]
-    assert read_json(ours / "manifest.json")["realised_mixture"] == {"stage 1": {"right": 1}, "stage 2": {"up": 1}}
+    assert read_json(ours / "manifest.json")["realised_mixture"] == {
+        "stage 1": {"right": 1},
+        "stage 2": {"up": 1},
+    }
     assert not (ours / "error.txt").exists()
     assert not (ours / "checkpoints").exists()
 

@@ -56,7 +56,7 @@ def test_predictions_are_those_of_each_label_scored_alone(make: Any, attention: 
     assert columns["label"].tolist() == labels
     assert len(set(columns["prediction"])) > 1, "the labels that are chosen differ"
     losses = np.log(np.exp(expected).sum(axis=1)) - expected[range(len(ROWS)), labels]
-    np.testing.assert_allclose(columns["loss"], losses, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(columns["loss"], losses, rtol=0, atol=1e-5)
 
 
 def likelihood(model: Model, prompt: str, label: str) -> float:

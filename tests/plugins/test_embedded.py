@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from myosotis.interfaces import ModelFactory, Task, TaskDataset
 from myosotis.testing import ModelFactoryTestSuite, TaskDatasetTestSuite
 from myosotis_plugins.datasets.pycode import PyCode
 from myosotis_plugins.datasets.pydocs import PyDocs
 from myosotis_plugins.datasets.pymodule import PyModule
-from myosotis_plugins.models.nano import FOLDER, Nano
+from myosotis_plugins.models.nano import Nano
 from tests.plugins import tiny
 
 
@@ -28,7 +26,6 @@ class TestPyModule(TaskDatasetTestSuite):
         return PyModule(length=512)
 
 
-@pytest.mark.skipif(not (FOLDER / "model.safetensors").is_file(), reason="the weights are not built yet")
 class TestNano(ModelFactoryTestSuite):
     def make(self) -> ModelFactory:
         return Nano()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -116,3 +118,18 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_its_fingerprint_is_that_of_the_weights(whole: Path, adapter: Path) -> None:
     assert Finetuned(str(whole)).fingerprint() == Finetuned(str(whole)).fingerprint()
     assert Finetuned(str(whole)).fingerprint() != Finetuned(str(adapter)).fingerprint()
+
+
+def test_its_fingerprint_follows_an_adapters_scale(adapter: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    assert Finetuned(str(copied)).fingerprint() == Finetuned(str(adapter)).fingerprint()
+    settings = json.loads((copied / "adapter_config.json").read_text())
+    (copied / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 99}))
+    assert Finetuned(str(copied)).fingerprint() != Finetuned(str(adapter)).fingerprint()
+
+
+def test_whole_weights_do_not_go_into_a_quantized_base(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.llama(width=64, blocks=1), tmp_path / "wide")
+    model = tiny.factory(folder, "8bit").load([])
+    with pytest.raises(ModelError, match="must go into a base that is not quantized"):
+        Finetuned(str(folder)).adapt(model, tiny.context(model))

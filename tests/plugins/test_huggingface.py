@@ -97,6 +97,16 @@ def test_the_fingerprint_follows_the_weights(folder: Path, llama_folder: Path) -
     assert HuggingFace(str(folder)).fingerprint() != HuggingFace(str(llama_folder)).fingerprint()
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "merges.txt", "tokenizer.model", "chat.jinja"]
+)
+def test_the_fingerprint_follows_what_else_changes_numbers(name: str, folder: Path) -> None:
+    before = HuggingFace(str(folder)).fingerprint()
+    with (folder / name).open("a") as file:
+        file.write(" ")
+    assert HuggingFace(str(folder)).fingerprint() != before
+
+
 @pytest.mark.parametrize("read", ["load", "outline"])
 class TestRefused:
     """Each mistake is found both when a study is checked and when a model is loaded."""

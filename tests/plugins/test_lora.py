@@ -150,3 +150,10 @@ def test_nothing_left_to_adapt_is_refused() -> None:
     frozen = frozenset(name for name, _ in model.module.named_parameters())
     with pytest.raises(ConfigurationError, match="freeze fewer"):
         LoRA().adapt(model, tiny.context(model, frozen))
+
+
+def test_adapters_on_adapters_are_refused() -> None:
+    model = tiny.model()
+    adapted = tiny.model(LoRA(rank=2).adapt(model, tiny.context(model)))
+    with pytest.raises(ConfigurationError, match="must go onto a base without adapters"):
+        LoRA(rank=2).adapt(adapted, tiny.context(adapted))

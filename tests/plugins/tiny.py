@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from myosotis.config import TrainerConfig
 from myosotis.interfaces import Context, Method, Model, ModelFactory, Rows, Split, Stage, Task, TaskDataset
 from myosotis.ledger import Score
 from myosotis.testing import make_task
-from myosotis.testing.rehearsal import Rehearsal
+from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
 from myosotis.trial import run_trial
+from myosotis.workspace import Workspace
 from myosotis_plugins.metrics import CrossEntropy
 from myosotis_plugins.models.huggingface import HuggingFace
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
@@ -160,11 +162,6 @@ def losses(
     **settings: Any,
 ) -> tuple[list[float], list[Score]]:
     """Train methods on one task as a trial does; give the loss of every step, and the scores."""
-    import json
-
-    from myosotis.testing.rehearsal import registry_without_plugins
-    from myosotis.workspace import Workspace
-
     rehearsal = Rehearsal(folder, factory, {task.name: task}, Method())
     trainer = TrainerConfig(max_steps=steps, batch_size=4, accelerator="cpu", log_every_n_steps=1)
     config = replace(rehearsal.config(), methods=methods, trainer=trainer, **settings)

@@ -33,8 +33,8 @@ class Finetuned(Method):
         self.files = weight_files(self.folder)
 
     def fingerprint(self) -> str:
-        """Hash the weights."""
-        return file_hash(self.files)
+        """Hash the weights and their configuration, in which an adapter's scale stands."""
+        return file_hash([*self.files, *sorted(self.folder.glob("*.json"))])
 
     def adapt(self, model: Model, context: Context) -> nn.Module:
         """Load the adapter onto the base, or the weights instead of the base's.
@@ -44,19 +44,19 @@ class Finetuned(Method):
         """
         if (self.folder / "adapter_config.json").is_file():
             return self._with_adapter(model)
-        check_weights(model.module, self.folder)
-        if not context.outline:
-            self._fill(model.module)
+        self._fill(model.module, context.outline)
         return model.module
 
-    def _fill(self, module: nn.Module) -> None:
+    def _fill(self, module: nn.Module, outline: bool) -> None:
         if getattr(module, "is_quantized", False):
             raise ModelError(
                 f"whole weights must go into a base that is not quantized, but this one is; give {self.folder} "
                 "as model.path, or set model.quantization=none"
             )
-        # Into the base's own parameters: what other methods freeze of them stays frozen.
-        module.load_state_dict(load_weights(type(module), self.folder, module).state_dict())
+        check_weights(module, self.folder)
+        if not outline:
+            # Into the base's own parameters: what other methods freeze of them stays frozen.
+            module.load_state_dict(load_weights(type(module), self.folder, module).state_dict())
 
     def _with_adapter(self, model: Model) -> nn.Module:
         try:

@@ -50,10 +50,19 @@ class LoRA(Method):
         self.targets = targets
 
     def adapt(self, model: Model, context: Context) -> nn.Module:
-        """Insert the adapters; everything else stops training."""
-        with quiet_libraries():
-            from peft import LoraConfig, get_peft_model
+        """Insert the adapters; everything else stops training.
 
+        Raises:
+            ConfigurationError: another method has put adapters in, or there is nothing to adapt.
+        """
+        with quiet_libraries():
+            from peft import LoraConfig, PeftModel, get_peft_model
+
+            if isinstance(model.module, PeftModel):
+                raise ConfigurationError(
+                    "lora must go onto a base without adapters, but another method has put some in; merge "
+                    "those into the weights by PEFT's merge_and_unload, and give the result as the model"
+                )
             config = LoraConfig(
                 r=self.rank,
                 lora_alpha=self.alpha,

@@ -67,6 +67,7 @@ class HuggingFace(ModelFactory):
                 from peft import prepare_model_for_kbit_training
 
             module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=False)
+            _keep_packing(module)
         return Model(module, self._tokenizer(folder))
 
     def outline(self, objectives: Collection[Objective]) -> Model:
@@ -89,8 +90,8 @@ class HuggingFace(ModelFactory):
     def fingerprint(self) -> str:
         """Hash a local folder's weights, configuration and tokenizer; name the commit of a Hub model."""
         if Path(self.path).is_dir():
-            files = [*weight_files(Path(self.path)), *sorted(Path(self.path).glob("*.json"))]
-            return file_hash(files)
+            weight_files(Path(self.path))
+            return file_hash(sorted({file for pattern in FILES for file in Path(self.path).glob(pattern)}))
         return f"{self.path}@{self._commit()}"
 
     def save(self, model: Model, folder: Path) -> None:
@@ -157,6 +158,19 @@ class HuggingFace(ModelFactory):
         except Exception:  # the client's errors of the network share no base, and change with its versions
             # Without a network: the commit that is in the cache.
             return self._folder().name
+
+
+def _keep_packing(module: nn.Module) -> None:
+    """Keep 4-bit weights as they are in evaluation too.
+
+    On some CPUs bitsandbytes would pack them anew at the first evaluation, with scales in bfloat16: the
+    base would be another one afterwards, and widths that are no multiple of the block size would fail.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in module.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def weight_files(folder: Path) -> list[Path]:
