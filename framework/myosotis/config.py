@@ -201,14 +201,22 @@ class Composer:
 
     def master(self, config_name: str, overrides: Sequence[str]) -> DictConfig:
         """Compose what the study as a whole needs: its arms, launcher and sweep."""
-        return self.loader.load_configuration(config_name, list(overrides), RunMode.MULTIRUN)
+        return self._load(config_name, overrides, RunMode.MULTIRUN)
+
+    def _load(self, config_name: str, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+        try:
+            return self.loader.load_configuration(config_name, list(overrides), mode)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except ValueError as error:  # Hydra's own, where a group is given what is not a name
+            raise ConfigurationError(f"{error} (in {' '.join(overrides)})") from error
 
     def chosen(self, config_name: str, overrides: Sequence[Override]) -> DictConfig:
         """Compose the overrides that choose groups or reshape the tree, ignoring plain values."""
         structural = tuple(str(each.input_line) for each in overrides if not is_value(each))
         key = (config_name, structural)
         if key not in self._chosen:
-            self._chosen[key] = self.loader.load_configuration(config_name, list(structural), RunMode.RUN)
+            self._chosen[key] = self._load(config_name, structural, RunMode.RUN)
         return self._chosen[key]
 
     def compose(self, config_name: str, overrides: Sequence[Override]) -> DictConfig:
@@ -270,7 +278,7 @@ def _explain_missing(path: str, options: Sequence[str] | None) -> str:
         return unknown_name(group or "configuration", name, known)
     registry = load_registry()
     hints = "".join(f". Also, {broken}" for broken in registry.broken)
-    return unknown_name(group, name, [*known, *registry.plugins[kind]]) + hints
+    return unknown_name(group, name, {*known, *registry.plugins[kind]}) + hints
 
 
 def plain(config: Any) -> Any:

@@ -104,7 +104,7 @@ def _progressive(
 
 
 def _written(config: CurriculumConfig, mix: Mapping[str, float], order: tuple[str, ...]) -> tuple[Stage, ...]:
-    if not isinstance(config.stages, Sequence) or isinstance(config.stages, str):
+    if not isinstance(config.stages, Sequence) or isinstance(config.stages, str) or not config.stages:
         raise ConfigurationError(
             "curriculum.stages must be a list with one mapping a stage, such as "
             f"[{{a: 1}},{{b: 0.8, a: 0.2}}], but got {config.stages!r}"
@@ -114,8 +114,6 @@ def _written(config: CurriculumConfig, mix: Mapping[str, float], order: tuple[st
 
 def _written_stage(index: int, shares: Any, tasks: Sequence[str]) -> Stage:
     where = f"curriculum.stages[{index - 1}]"
-    if not isinstance(shares, Mapping):
-        raise ConfigurationError(f"{where} must map tasks to shares, but got {shares!r}")
     _check_shares(where, shares, tasks)
     if shares and abs(sum(shares.values()) - 1) > TOLERANCE:
         raise ConfigurationError(f"the shares of {where} must sum to 1, but sum to {sum(shares.values()):g}")
@@ -142,7 +140,9 @@ def mix_shares(mix: Mapping[str, float], tasks: Sequence[str]) -> dict[str, floa
     return {task: mix.get(task, rest) for task in tasks}
 
 
-def _check_shares(where: str, shares: Mapping[str, Any], tasks: Sequence[str]) -> None:
+def _check_shares(where: str, shares: Any, tasks: Sequence[str]) -> None:
+    if not isinstance(shares, Mapping):
+        raise ConfigurationError(f"{where} must map tasks to shares, but got {shares!r}")
     for task, share in shares.items():
         if task not in tasks:
             raise ConfigurationError(f"{where}: " + unknown_name("task", task, tasks))

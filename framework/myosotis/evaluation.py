@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Columns, Example, Metric, Model, Task
 from myosotis.ledger import Score
 
@@ -35,9 +36,17 @@ class Runtime:
 
 
 def choose_runtime(accelerator: str, precision: str) -> Runtime:
-    """Choose the device as Lightning's `accelerator` does."""
-    wants_gpu = accelerator in {"auto", "gpu", "cuda"}
-    device = "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
+    """Choose the device as Lightning's `accelerator` does.
+
+    Raises:
+        ConfigurationError: there is no such device.
+    """
+    if accelerator in {"gpu", "cuda"} and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"trainer.accelerator={accelerator} must have a GPU that torch sees, but there is none; "
+            "use trainer.accelerator=cpu, or look at the driver and at the build of torch"
+        )
+    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     return Runtime(torch.device(device), precision)
 
 

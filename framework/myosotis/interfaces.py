@@ -300,10 +300,6 @@ class Method(Plugin):
     def before_evaluation(self, task: Task, context: Context) -> None:
         """Prepare the model to be evaluated on a task, such as switching to its adapter."""
 
-    def variants(self, module: nn.Module, context: Context) -> Mapping[str, Callable[[], nn.Module]]:
-        """Name further models to score after the last stage without training."""
-        return {}
-
     def state_dict(self) -> dict[str, Any]:
         """Give what must survive a kill: tensors and plain values."""
         return {}

@@ -98,6 +98,7 @@ class Resolver:
         """
         with explained():
             resolved = plain(OmegaConf.masked_copy(config, _trial_keys(config)))
+        _check_whole(resolved)
         model = cast(ModelFactory, self._make("model", resolved["model"]))
         methods = {
             name: cast(Method, self._make(f"method.{name}", node))
@@ -170,8 +171,14 @@ class Resolver:
             metrics={metric: cast(Metric, self.registry.find("metric", metric).cls()) for metric in metrics},
         )
 
-    def _make(self, path: str, node: Mapping[str, Any]) -> Plugin:
-        kind = PLUGIN_GROUPS[path.split(".")[0]][0]
+    def _make(self, path: str, node: Any) -> Plugin:
+        group = path.split(".")[0]
+        kind = PLUGIN_GROUPS[group][0]
+        if not isinstance(node, Mapping):
+            raise ConfigurationError(
+                f"{path} must hold a plugin's parameters, but got {node!r}; +{group}@{path}=NAME puts the "
+                f"plugin NAME there, {path}.PARAMETER=VALUE sets a parameter"
+            )
         if not node.get("_target_"):
             known = self.registry.plugins[kind]
             raise ConfigurationError(f"{path} names no plugin; choose one of {', '.join(sorted(known))}")
@@ -209,6 +216,13 @@ class Resolver:
         return self._fingerprints[key]
 
 
+def _check_whole(resolved: Mapping[str, Any]) -> None:
+    missing = {"seed", "mix", *PLUGIN_GROUPS} - resolved.keys()
+    if missing:
+        raise ConfigurationError(f"{', '.join(sorted(missing))} must not be taken out of the configuration")
+    _at_least("seed", resolved["seed"], 0)
+
+
 def _trial_keys(config: DictConfig) -> list[str]:
     left_out = {"hydra", "arms", "study", "studies", "force", "logger", "run"}
     return [str(key) for key in config if key not in left_out]
@@ -243,6 +257,7 @@ def checked_trainer(trainer: TrainerConfig) -> TrainerConfig:
         _at_least(f"trainer.{name}", getattr(trainer, name), 1)
     _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
     _at_least("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, strictly=True)
+    _one_of("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "cuda"))
     # Lightning's `bf16-true` would convert the model after its base row was measured.
     _one_of("trainer.precision", trainer.precision, ("32-true", "bf16-mixed", "16-mixed"))
     return trainer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +154,12 @@ def sweep(
     folder = task.workspace.studies / name
     planned = plan(compose, config_name, points, folder, task.resolver, bool(master.force))
     left = [each for each in planned if status(folder / each.entry.folder) != "finished"]
-    task.check(compose, config_name, points, {each.entry.id for each in left})
-    write_study(folder, arguments, [each.entry for each in planned])
     task.begin(name, len(planned), left)
+    task.check(compose, config_name, points, {each.entry.id for each in left})
+    try:
+        write_study(folder, arguments, [each.entry for each in planned])
+    except OSError as error:
+        raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
     jobs = [_job(each, name) for each in left]
     returns = launcher.launch(jobs, initial_job_idx=0) if jobs else []
     return finish(folder, task.workspace.registry, returns, bool(left))
@@ -180,11 +182,12 @@ def expand(
     A parameter of a plugin goes only to the trials that have the plugin.
 
     Raises:
-        ConfigurationError: a parameter that no trial has.
+        ConfigurationError: a parameter that no trial has, or arms that are not overrides.
     """
     points: dict[tuple[str | None, tuple[str, ...]], Point] = {}
     given: dict[str, Override] = {}
     used: set[str] = set()
+    _check_arms(arms)
     for arm, own in arms.items() if arms else [(None, {})]:
         lines = [*_rendered(params), *_rendered(own), *arguments]
         overrides = {str(each.get_key_element()): each for each in compose.parse(lines)}
@@ -198,6 +201,14 @@ def expand(
     for key in given.keys() - used:
         raise ConfigurationError(_unused(key, load_registry()))
     return list(points.values())
+
+
+def _check_arms(arms: Any) -> None:
+    if not isinstance(arms, Mapping) or not all(isinstance(own, Mapping) for own in arms.values()):
+        raise ConfigurationError(
+            f"arms must map each arm's name to its overrides, such as {{tuned: {{method: [NAME]}}}}, "
+            f"but got {arms!r}"
+        )
 
 
 def _rendered(values: Mapping[str, Any]) -> list[str]:

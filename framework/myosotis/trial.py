@@ -53,6 +53,7 @@ def check_trial(config: TrialConfig, workspace: Workspace) -> None:
     Raises:
         ConfigurationError: says what is wrong and what to do.
     """
+    choose_runtime(config.trainer.accelerator, config.trainer.precision)
     for task in config.tasks.values():
         identity = config.identities[task.name]
         workspace.rows(task, identity, config.evaluation.split)

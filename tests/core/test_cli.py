@@ -81,6 +81,23 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "logger": (["logger=csw"], ["no logger named 'csw'", "Did you mean csv"]),
     "launcher": (["hydra.launcher.backend=cloud"], ["no backend named 'cloud'", "local"]),
+    "value for a task": (
+        ["dataset.right=points"],
+        ["dataset.right must hold a plugin's parameters", "+dataset@"],
+    ),
+    "value for a method": (
+        ["method=[pull]", "method.pull=3"],
+        ["method.pull must hold a plugin's parameters"],
+    ),
+    "value for mix": (["curriculum=joint", "mix=0.5"], ["mix must map tasks to shares, but got 0.5"]),
+    "value for arms": (["arms=x"], ["arms must map each arm's name to its overrides", "'x'"]),
+    "value for an arm": (["arms={a: 1}"], ["arms must map each arm's name to its overrides"]),
+    "nothing for a group": (["optimizer=null"], ["must be a string or a list", "optimizer=null"]),
+    "negative seed": (["seed=-1"], ["seed must be at least 0, but got -1"]),
+    "no seed": (["~seed"], ["seed must not be taken out of the configuration"]),
+    "no stage": (["curriculum=stages", "curriculum.stages=[]"], ["must be a list with one mapping a stage"]),
+    "accelerator": (["trainer.accelerator=gppu"], ["no value named 'gppu'", "Did you mean gpu"]),
+    "folder": (["studies=/dev/null/x"], ["studies must be a folder that can be written to"]),
     "experiment": (["+experiments=nothing"], ["nothing"]),
 }
 
