@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from myosotis.errors import ConfigurationError, PluginError
+from myosotis.errors import ConfigurationError, PluginError, located
 from myosotis.interfaces import Context, Method, Model
 
 
@@ -44,7 +44,8 @@ def frozen_names(model: Model, methods: Mapping[str, Method]) -> frozenset[str]:
     known = {name for name, _ in model.module.named_parameters()}
     frozen: set[str] = set()
     for name, method in methods.items():
-        names = set(method.frozen(model))
+        with located(f"method.{name}"):
+            names = set(method.frozen(model))
         if names - known:
             raise PluginError(
                 f"method {name} freezes parameters that the model does not have: {sorted(names - known)[:3]}"
@@ -68,10 +69,11 @@ def adapt(model: Model, methods: Mapping[str, Method], context: Context, trains:
     base_modules = dict(model.module.named_modules())
     base_parameters = dict(model.module.named_parameters())
     module = model.module
-    for method in methods.values():
-        module = method.adapt(replace(model, module=module), replace(context, model=model))
-    for name in context.frozen:
-        base_parameters[name].requires_grad_(False)
+    for name, method in methods.items():
+        with located(f"method.{name}"):
+            module = method.adapt(replace(model, module=module), context)
+    for parameter in context.frozen:
+        base_parameters[parameter].requires_grad_(False)
     adapted = Adapted(replace(model, module=module), _silent(base_modules, base_parameters))
     if trains and not adapted.trainable():
         total = sum(parameter.numel() for parameter in base_parameters.values())

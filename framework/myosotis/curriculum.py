@@ -104,7 +104,7 @@ def _progressive(
 
 
 def _written(config: CurriculumConfig, mix: Mapping[str, float], order: tuple[str, ...]) -> tuple[Stage, ...]:
-    if not isinstance(config.stages, Sequence) or isinstance(config.stages, str) or not config.stages:
+    if not isinstance(config.stages, Sequence) or isinstance(config.stages, str):
         raise ConfigurationError(
             "curriculum.stages must be a list with one mapping a stage, such as "
             f"[{{a: 1}},{{b: 0.8, a: 0.2}}], but got {config.stages!r}"

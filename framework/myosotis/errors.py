@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class MyosotisError(Exception):
@@ -40,6 +41,15 @@ class NonFiniteLoss(TrialError):
 
 class TrialsFailed(MyosotisError):
     """The study is over, and some of its trials failed."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put the place that a mistake is in before its text."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

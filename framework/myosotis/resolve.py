@@ -22,7 +22,7 @@ from myosotis.config import (
     plain,
 )
 from myosotis.curriculum import CurriculumConfig, build_stages
-from myosotis.errors import ConfigurationError, MyosotisError, PluginError, unknown_name
+from myosotis.errors import ConfigurationError, MyosotisError, PluginError, located, unknown_name
 from myosotis.interfaces import (
     Method,
     Metric,
@@ -96,8 +96,10 @@ class Resolver:
         Raises:
             ConfigurationError: a value out of range, or names that do not fit together.
         """
+        own = OmegaConf.masked_copy(config, _trial_keys(config))
+        _check_given(own)
         with explained():
-            resolved = plain(OmegaConf.masked_copy(config, _trial_keys(config)))
+            resolved = plain(own)
         _check_whole(resolved)
         model = cast(ModelFactory, self._make("model", resolved["model"]))
         methods = {
@@ -160,8 +162,9 @@ class Resolver:
 
     def _task(self, name: str, group: str, node: Mapping[str, Any]) -> Task:
         dataset = cast(TaskDataset, self._make(f"{group}.{name}", node))
-        chosen, parameters = dataset.objective()
-        objective = self.registry.find("objective", chosen).cls(**parameters)
+        with located(f"{group}.{name}"):
+            chosen, parameters = dataset.objective()
+            objective = self.registry.find("objective", chosen).cls(**parameters)
         metrics = dataset.metrics() or cast(Objective, objective).metrics
         return Task(
             name=name,
@@ -196,7 +199,12 @@ class Resolver:
 
     def _identity(self, path: str, node: Mapping[str, Any], plugin: Plugin) -> str:
         parameters = {key: value for key, value in node.items() if key not in plugin.locations}
-        identity = [parameters, plugin.version, source_hash(type(plugin)), self._fingerprint(node, plugin)]
+        identity = [
+            parameters,
+            plugin.version,
+            source_hash(type(plugin)),
+            self._fingerprint(path, node, plugin),
+        ]
         return content_hash(identity)
 
     def _task_identity(self, task: Task, resolved: Mapping[str, Any]) -> str:
@@ -209,10 +217,11 @@ class Resolver:
         ]
         return content_hash(identity)
 
-    def _fingerprint(self, node: Mapping[str, Any], plugin: Plugin) -> str:
+    def _fingerprint(self, path: str, node: Mapping[str, Any], plugin: Plugin) -> str:
         key = content_hash(node)
         if key not in self._fingerprints:
-            self._fingerprints[key] = plugin.fingerprint()
+            with located(path):
+                self._fingerprints[key] = plugin.fingerprint()
         return self._fingerprints[key]
 
 
@@ -221,6 +230,12 @@ def _check_whole(resolved: Mapping[str, Any]) -> None:
     if missing:
         raise ConfigurationError(f"{', '.join(sorted(missing))} must not be taken out of the configuration")
     _at_least("seed", resolved["seed"], 0)
+
+
+def _check_given(config: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigurationError(f"{missing[0]} must be given a value; add {missing[0]}=… to the command")
 
 
 def _trial_keys(config: DictConfig) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -349,8 +352,13 @@ class TrialTask:
                 "configuration file or data changed while the study ran. Run the command again"
             )
         name = f"{entry.configuration} seed={entry.seed}"
-        with self.progress.trial(name) as progress:
-            run_trial(trial, (folder / entry.folder).resolve(), folder.name, name, self.workspace, progress)
+        run_folder = (folder / entry.folder).resolve()
+        try:
+            with self.progress.trial(name) as progress:
+                run_trial(trial, run_folder, folder.name, name, self.workspace, progress)
+        except Exception as error:
+            text = os.path.relpath(run_folder / "error.txt")
+            raise TrialError(f"{name}: {_first_line(error)}\n    {text}") from error
 
 
 def launch_local(
@@ -393,8 +401,15 @@ def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: 
 
 def _failure(job: JobReturn) -> str:
     try:
-        _ = job.return_value  # raises what befell the job
+        # Raises what befell the job, and would print its overrides.
+        with contextlib.redirect_stderr(io.StringIO()):
+            _ = job.return_value
+    except TrialError as error:
+        return f"  {error}"
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        return f"  {' '.join(job.overrides or [])}: {type(error).__name__}: {first}"
+        return f"  {' '.join(job.overrides or [])}: {_first_line(error)}"
     return ""
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

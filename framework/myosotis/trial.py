@@ -21,6 +21,7 @@ from torch import nn
 from myosotis import forgetting
 from myosotis.adaptation import Adapted, adapt, frozen_names
 from myosotis.curriculum import MixtureSampler, Part
+from myosotis.errors import located
 from myosotis.evaluation import Runtime, choose_runtime, predict, score
 from myosotis.interfaces import Component, Context, Mixture, Model, Rows, Stage, Task
 from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
@@ -56,10 +57,12 @@ def check_trial(config: TrialConfig, workspace: Workspace) -> None:
     choose_runtime(config.trainer.accelerator, config.trainer.precision)
     for task in config.tasks.values():
         identity = config.identities[task.name]
-        workspace.rows(task, identity, config.evaluation.split)
-        if any(task.name in stage.tasks for stage in config.stages):
-            workspace.rows(task, identity, "train")
-    model = config.model.outline(config.objectives)
+        with located(f"{'dataset' if task.role == 'task' else task.role}.{task.name}"):
+            workspace.rows(task, identity, config.evaluation.split)
+            if any(task.name in stage.tasks for stage in config.stages):
+                workspace.rows(task, identity, "train")
+    with located("model"):
+        model = config.model.outline(config.objectives)
     context = start_context(config, model, frozen_names(model, config.methods), outline=True)
     adapt(model, config.methods, context, config.trains)
 
@@ -166,6 +169,7 @@ class _TrialRun:
             self._run_stage(stage, adapted, replace(context, model=adapted.model, stage=stage))
             self.costs.seconds = before + time.perf_counter() - started
             self._checkpoint(stage, adapted)
+        self.costs.seconds = before + time.perf_counter() - started
         self._finish(adapted, total)
 
     def _base_row(self, model: Model) -> list[Score]:

@@ -95,7 +95,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "nothing for a group": (["optimizer=null"], ["must be a string or a list", "optimizer=null"]),
     "negative seed": (["seed=-1"], ["seed must be at least 0, but got -1"]),
     "no seed": (["~seed"], ["seed must not be taken out of the configuration"]),
-    "no stage": (["curriculum=stages", "curriculum.stages=[]"], ["must be a list with one mapping a stage"]),
+    "no list of stages": (["curriculum=stages", "curriculum.stages=3"], ["must be a list with one mapping"]),
     "accelerator": (["trainer.accelerator=gppu"], ["no value named 'gppu'", "Did you mean gpu"]),
     "folder": (["studies=/dev/null/x"], ["studies must be a folder that can be written to"]),
     "experiment": (["+experiments=nothing"], ["nothing"]),
@@ -109,7 +109,7 @@ def test_mistake_ends_before_anything_is_written(call, tmp_path: Path, mistake: 
     setting = [each for each in toy(*overrides) if each.split("=")[0].rpartition(".")[0] not in removed]
     code, out, err = call("run", *setting)
     assert code == 2, err
-    assert err.startswith("error: ")
+    assert [line.startswith("error: ") for line in err.splitlines()].count(True) == 1
     assert "Traceback" not in err + out
     for part in parts:
         assert part in err

@@ -177,6 +177,8 @@ def test_edited_source_gives_another_trial_id(write_plugin: Write) -> None:
     before, again = resolved(*command)[0].id, resolved(*command)[0].id
     others = resolved("method=[plain]", "seed=0")[0].id
     path.write_text(path.read_text(encoding="utf-8") + "\n# another line\n", encoding="utf-8")
+    assert resolved(*command)[0].id == before  # what this process has loaded
+    plugins.source_hash.cache_clear()  # as in another process
     after = resolved(*command)[0].id
     assert before == again
     assert before != after

@@ -40,9 +40,7 @@ class Replay(Method):
     def adapt(self, model: Model, context: Context) -> nn.Module:
         """Change nothing, but see that the named dataset is there before anything trains."""
         if self.dataset is not None and self.dataset not in context.tasks:
-            raise ConfigurationError(
-                "replay.dataset: " + unknown_name("task or probe", self.dataset, context.tasks)
-            )
+            raise ConfigurationError("dataset: " + unknown_name("task or probe", self.dataset, context.tasks))
         return model.module
 
     def training_data(
@@ -62,7 +60,7 @@ class Replay(Method):
             return seen
         rows = context.tasks[self.dataset].dataset.split("train")
         if rows is None:
-            raise ConfigurationError(f"replay.dataset: {self.dataset} has no train split to replay")
+            raise ConfigurationError(f"dataset: {self.dataset} has no train split to replay")
         return {self.dataset: rows}
 
     def _kept(self, rows: Rows, generator: torch.Generator) -> Rows:
