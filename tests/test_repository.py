@@ -13,7 +13,7 @@ import pytest
 
 from myosotis.config import composer
 from myosotis.plugins import load_registry
-from myosotis.study import expand
+from myosotis.points import expand
 
 ROOT = Path(__file__).parents[1]
 FRAMEWORK = ROOT / "framework"

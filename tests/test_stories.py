@@ -54,7 +54,16 @@ def test_the_base_of_stories260k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def peer(seed: int) -> dict[str, float]:
     command = [sys.executable, str(PEER), "--model", str(MODEL), "--train", str(PLAYS), "--rank", "8"]
-    command += ["--eval", f"stories={STORIES}", "--eval", f"plays={PLAYS}", "--steps", "200", "--seed", str(seed)]
+    command += [
+        "--eval",
+        f"stories={STORIES}",
+        "--eval",
+        f"plays={PLAYS}",
+        "--steps",
+        "200",
+        "--seed",
+        str(seed),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.strip().splitlines()[-1])
     assert result["before"]["stories"] == pytest.approx(1.6902, abs=0.0005)

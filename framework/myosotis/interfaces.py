@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from myosotis.ledger import file_hash as file_hash  # for fingerprints
+
 API = 1
 """Major version of the hooks; a plugin module states the one it was written for as `MYOSOTIS_API`."""
 

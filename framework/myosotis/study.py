@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from myosotis.config import PLUGIN_GROUPS, Composer, composer, explained, is_name, is_value, plain
-from myosotis.errors import ConfigurationError, MyosotisError, TrialError, TrialsFailed, unknown_name
+from myosotis.config import Composer, composer, explained, is_name, plain
+from myosotis.errors import ConfigurationError, MyosotisError, TrialError, TrialsFailed
 from myosotis.ledger import (
     StudyRecord,
     TrialEntry,
-    content_hash,
     find_study,
     place,
     read_entries,
@@ -32,34 +29,9 @@ from myosotis.ledger import (
     write_study,
 )
 from myosotis.plugins import Registry, load_registry
+from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, whole_study
 from myosotis.progress import Progress
 from myosotis.resolve import Resolver
-
-REPLICATES = frozenset({"seed", "curriculum.order"})
-"""Swept keys over which results aggregate."""
-NAMES_NO_STUDY = ("study", "studies", "force", "hydra", "logger")
-"""Keys that do not change which study a command means."""
-QUICKSTART = "+experiments=quickstart"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One trial of a study before its configuration is composed.
-
-    Attributes:
-        arm: the name of its arm, or None where the study names none.
-        overrides: what sets it apart from the default, in Hydra's grammar.
-        swept: the swept keys and their values, without those that only replicate.
-    """
-
-    arm: str | None
-    overrides: tuple[Override, ...]
-    swept: Mapping[str, Any]
-
-    @property
-    def lines(self) -> list[str]:
-        """The overrides as texts."""
-        return [str(override.input_line) for override in self.overrides]
 
 
 @dataclass(frozen=True)
@@ -83,11 +55,9 @@ def run(overrides: Sequence[str], config_name: str = "config") -> StudyRecord:
     """
     arguments = list(overrides)
     with composer() as compose, explained():
-        parsed = compose.parse(arguments)
-        if config_name == "config" and all(_key(each).split(".")[0] in NAMES_NO_STUDY for each in parsed):
+        if config_name == "config" and says_nothing(compose.parse(arguments)):
             arguments.append(QUICKSTART)
-            parsed = compose.parse(arguments)
-        master = compose.master(config_name, list(_whole(parsed)))
+        master = compose.master(config_name, list(whole_study(compose.parse(arguments))))
         registry = load_registry()
         sweeper = Plugins.instance().instantiate_sweeper(
             config=master,
@@ -110,19 +80,6 @@ def _hydra_context(compose: Composer, master: DictConfig) -> HydraContext:
     from hydra._internal.callbacks import Callbacks  # the only place where Hydra has it
 
     return HydraContext(config_loader=compose.loader, callbacks=Callbacks(master))
-
-
-def _key(override: Override) -> str:
-    return str(override.key_or_group).lstrip("/")
-
-
-def _whole(overrides: Sequence[Override]) -> Iterator[str]:
-    """Give what concerns the study as a whole; of swept groups the first choice, for all to be there."""
-    for override in overrides:
-        if override.is_sweep_override() and not is_value(override):
-            yield f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
-        elif not override.is_sweep_override() and not (is_value(override) and "." in _key(override)):
-            yield str(override.input_line)
 
 
 # Which trials
@@ -171,109 +128,6 @@ def sweep(
 def _job(planned: PlannedTrial, study: str) -> list[str]:
     arm = planned.entry.arm.replace("\\", "\\\\").replace("'", "\\'")
     return [*planned.overrides, f"study={study}", f"arm='{arm}'"]
-
-
-def expand(
-    compose: Composer,
-    config_name: str,
-    arguments: Sequence[str],
-    arms: Mapping[str, Mapping[str, Any]],
-    params: Mapping[str, Any],
-) -> list[Point]:
-    """List a study's trials: the union of its arms, times its sweeps, each one once.
-
-    A parameter of a plugin goes only to the trials that have the plugin.
-
-    Raises:
-        ConfigurationError: a parameter that no trial has, or arms that are not overrides.
-    """
-    points: dict[tuple[str | None, tuple[str, ...]], Point] = {}
-    given: dict[str, Override] = {}
-    used: set[str] = set()
-    _check_arms(arms)
-    for arm, own in arms.items() if arms else [(None, {})]:
-        lines = [*_rendered(params), *_rendered(own), *arguments]
-        overrides = {str(each.get_key_element()): each for each in compose.parse(lines)}
-        given |= overrides
-        for chosen in itertools.product(*(_choices(compose, each) for each in overrides.values())):
-            base = compose.chosen(config_name, [override for override, _ in chosen])
-            kept = [(override, swept) for override, swept in chosen if _has_plugin(base, override)]
-            used |= {str(override.get_key_element()) for override, _ in kept}
-            point = Point(arm, tuple(override for override, _ in kept), _swept(kept, arm))
-            points.setdefault((arm, tuple(point.lines)), point)
-    for key in given.keys() - used:
-        raise ConfigurationError(_unused(key, load_registry()))
-    return list(points.values())
-
-
-def _check_arms(arms: Any) -> None:
-    if not isinstance(arms, Mapping) or not all(isinstance(own, Mapping) for own in arms.values()):
-        raise ConfigurationError(
-            f"arms must map each arm's name to its overrides, such as {{tuned: {{method: [NAME]}}}}, "
-            f"but got {arms!r}"
-        )
-
-
-def _rendered(values: Mapping[str, Any]) -> list[str]:
-    """Write a study file's values as overrides: lists and texts in Hydra's grammar."""
-    return [f"{key}={_grammar(value)}" for key, value in values.items()]
-
-
-def _grammar(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(_grammar(each) for each in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_grammar(each)}" for key, each in value.items()) + "}"
-    return "null" if value is None else str(value)
-
-
-def _choices(compose: Composer, override: Override) -> list[tuple[Override, bool]]:
-    if not override.is_sweep_override():
-        return [(override, False)]
-    if not override.is_discrete_sweep():
-        raise ConfigurationError(
-            f"{override.input_line} must be a list of values, such as 1,2,4 or range(1,5), to be swept; "
-            "an interval needs a search"
-        )
-    key = override.get_key_element()
-    return [(compose.parse([f"{key}={value}"])[0], True) for value in override.sweep_string_iterator()]
-
-
-def _has_plugin(base: DictConfig, override: Override) -> bool:
-    group, _, rest = _key(override).partition(".")
-    if not is_value(override) or group not in PLUGIN_GROUPS or not PLUGIN_GROUPS[group][1]:
-        return True
-    return rest.partition(".")[0] in base[group]
-
-
-def _swept(chosen: Sequence[tuple[Override, bool]], arm: str | None) -> dict[str, Any]:
-    # Without named arms, the methods name the arm.
-    left_out = REPLICATES if arm is not None else REPLICATES | {"method"}
-    return {
-        _key(override): _plain_value(override.value())
-        for override, swept in chosen
-        if swept and _key(override) not in left_out
-    }
-
-
-def _plain_value(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | bool | type(None)) else str(value)
-
-
-def _unused(key: str, registry: Registry) -> str:
-    group, _, rest = key.partition(".")
-    name = rest.partition(".")[0]
-    kind, _ = PLUGIN_GROUPS.get(group, (None, False))
-    if kind is not None and name not in registry.plugins[kind]:
-        return f"{key}: " + unknown_name(group, name, registry.plugins[kind])
-    return f"{key} has nothing to set: no trial of this study has the {group} {name!r}; add it to {group}=[…]"
-
-
-def default_name(compose: Composer, arguments: Sequence[str]) -> str:
-    """Name a study by its command: the same command means the same study."""
-    parsed = compose.parse(arguments)
-    lines = sorted(str(each.input_line) for each in parsed if _key(each).split(".")[0] not in NAMES_NO_STUDY)
-    return "quickstart" if lines == [QUICKSTART] else f"study-{content_hash(lines, size=4)}"
 
 
 def plan(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch import nn
 
 from myosotis import forgetting
 from myosotis.adaptation import Adapted, adapt, frozen_names
+from myosotis.checkpoint import Checkpoint, Costs
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import located
 from myosotis.evaluation import Runtime, choose_runtime, predict, score
@@ -27,6 +26,7 @@ from myosotis.interfaces import Component, Context, Mixture, Model, Rows, Stage,
 from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
 from myosotis.manifest import environment, parameters_by_module, peak_memory
 from myosotis.resolve import TrialConfig
+from myosotis.seeds import derive_seed, seed_everything
 from myosotis.tracking import Tracker, open_logger
 from myosotis.workspace import Workspace, encode, limited
 
@@ -35,17 +35,6 @@ DEFAULT_STEPS = 60
 
 Progress = Callable[[int, int], None]
 """Called with the optimizer steps done in the trial, and those that it takes."""
-
-
-@dataclass
-class Costs:
-    """What a trial has taken so far, over all the processes that it ran in."""
-
-    seconds: float = 0.0
-    training_seconds: float = 0.0
-    tokens: int = 0
-    steps: int = 0
-    realised: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def check_trial(config: TrialConfig, workspace: Workspace) -> None:
@@ -97,19 +86,6 @@ def run_trial(
         hook.myosotis_trial_finished(trial=config.id, folder=folder, status="failed")
         raise
     hook.myosotis_trial_finished(trial=config.id, folder=folder, status="finished")
-
-
-def derive_seed(*parts: object) -> int:
-    """Derive a seed from the trial's: another one for every purpose, the same in every process."""
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], outline: bool) -> Context:
@@ -297,41 +273,28 @@ class _TrialRun:
         return encode(task, rows, model, split)
 
     def _evaluate_within(self, stage: Stage, step: int, model: Model, context: Context) -> None:
-        generators = torch.get_rng_state()
-        self.scores += self._evaluate(stage.index, step, model, context)
+        with torch.random.fork_rng():  # looking must not change what is trained next
+            self.scores += self._evaluate(stage.index, step, model, context)
         write_scores(self.folder / "scores.jsonl", self.scores)
-        torch.set_rng_state(generators)
 
     # What survives a kill
 
     def _checkpoint(self, stage: Stage, adapted: Adapted) -> None:
-        state = {
-            "stage": stage.index,
-            "parameters": {name: value.detach().cpu() for name, value in _changing(adapted).items()},
-            "methods": {name: method.state_dict() for name, method in self.config.methods.items()},
-            "costs": vars(self.costs),
-        }
-        path = self.folder / "checkpoints" / "last.pt"
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".partial")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        state = Checkpoint.of(stage.index, adapted, self.config.methods, self.costs)
+        state.write(self.folder / "checkpoints" / "last.pt")
 
     def _resume(self, adapted: Adapted) -> int:
+        """Go back to the last finished stage, and give its index; 0 where there is none."""
         path = self.folder / "checkpoints" / "last.pt"
         if not path.is_file():
             return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        finished = int(state["stage"])
-        changing = _changing(adapted)
-        with torch.no_grad():
-            for name, value in state["parameters"].items():
-                changing[name].copy_(value)
-        for name, method in self.config.methods.items():
-            method.load_state_dict(state["methods"][name])
-        self.costs = Costs(**state["costs"])
-        self.scores = [each for each in read_scores(self.folder / "scores.jsonl") if each.stage <= finished]
-        return finished
+        state = Checkpoint.read(path)
+        state.restore(adapted, self.config.methods)
+        self.costs = state.costs
+        self.scores = [
+            each for each in read_scores(self.folder / "scores.jsonl") if each.stage <= state.stage
+        ]
+        return state.stage
 
     # The end
 
@@ -374,18 +337,6 @@ class _TrialRun:
         self.config.model.save(model, temporary)
         shutil.rmtree(self.folder / "adapter", ignore_errors=True)
         temporary.rename(self.folder / "adapter")
-
-
-def _changing(adapted: Adapted) -> dict[str, torch.Tensor]:
-    """Give what training changes: parameters that train, and buffers that are saved."""
-    module = adapted.model.module
-    trainable = adapted.trainable()
-    persistent = (
-        module.state_dict(keep_vars=True).keys()
-        - dict(module.named_parameters(remove_duplicate=False)).keys()
-    )
-    buffers = {name: value for name, value in module.named_buffers() if name in persistent}
-    return {**{name: parameter.data for name, parameter in trainable.items()}, **buffers}
 
 
 def columns(config: TrialConfig) -> list[dict[str, Any]]:

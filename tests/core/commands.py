@@ -14,8 +14,8 @@ import myosotis
 from myosotis.config import composer
 from myosotis.ledger import StudyRecord
 from myosotis.plugins import load_registry
+from myosotis.points import Point, expand
 from myosotis.resolve import Resolver, TrialConfig
-from myosotis.study import Point, expand
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from myosotis.config import composer
 from myosotis.errors import ConfigurationError
-from myosotis.study import Point, default_name, expand
+from myosotis.points import Point, default_name, expand
 from tests.core.commands import points, resolved, toy
 
 

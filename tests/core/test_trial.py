@@ -18,7 +18,7 @@ from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import TrialsFailed
 from myosotis.interfaces import Share
 from myosotis.ledger import StudyRecord, read_json, read_scores
-from myosotis.trial import derive_seed
+from myosotis.seeds import derive_seed
 from tests.core import extras
 from tests.core.commands import run_at, toy
 from tests.toy import MLP, Points

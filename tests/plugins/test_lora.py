@@ -15,8 +15,8 @@ from myosotis.adaptation import adapt, frozen_names
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Method, ModelFactory, Share, Stage, Task
+from myosotis.seeds import derive_seed, seed_everything
 from myosotis.testing import MethodTestSuite
-from myosotis.trial import derive_seed, seed_everything
 from myosotis_plugins.methods.freeze import Freeze
 from myosotis_plugins.methods.lora import LoRA
 from tests.plugins import tiny

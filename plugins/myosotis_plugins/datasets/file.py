@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
-from myosotis.interfaces import Rows, Split, TaskDataset
-from myosotis.ledger import file_hash
+from myosotis.interfaces import Rows, Split, TaskDataset, file_hash
 
 MYOSOTIS_API = 1
 

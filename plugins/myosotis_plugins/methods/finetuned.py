@@ -9,8 +9,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ModelError
-from myosotis.interfaces import Context, Method, Model
-from myosotis.ledger import file_hash
+from myosotis.interfaces import Context, Method, Model, file_hash
 from myosotis_plugins.models.huggingface import check_weights, load_weights, weight_files
 from myosotis_plugins.quiet import quiet_libraries
 

@@ -12,8 +12,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ModelError
-from myosotis.interfaces import Model, ModelFactory, Objective
-from myosotis.ledger import file_hash
+from myosotis.interfaces import Model, ModelFactory, Objective, file_hash
 from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
