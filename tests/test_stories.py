@@ -18,6 +18,7 @@ MODEL = SHARED / "models" / "stories260K"
 PLAYS = SHARED / "data" / "tinyshakespeare" / "input.txt"
 STORIES = SHARED / "data" / "tinystories_sample" / "heldout.jsonl"
 PEER = SHARED / "peers" / "hf_trainer.py"
+BASELINE = Path(__file__).parents[1] / "experiments" / "benchmarks" / "baseline.py"
 SEEDS = (0, 1, 2)
 
 needs_shared = pytest.mark.skipif(
@@ -52,18 +53,11 @@ def test_the_base_of_stories260k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert row["n"].tolist() == [64 * 127]  # 64 blocks of 128 tokens, the first of each not predicted
 
 
-def peer(seed: int) -> dict[str, float]:
-    command = [sys.executable, str(PEER), "--model", str(MODEL), "--train", str(PLAYS), "--rank", "8"]
-    command += [
-        "--eval",
-        f"stories={STORIES}",
-        "--eval",
-        f"plays={PLAYS}",
-        "--steps",
-        "200",
-        "--seed",
-        str(seed),
-    ]
+def script(path: Path, seed: int, steps: int) -> dict[str, float]:
+    """Run a script that trains one LoRA without this project, and give its scores afterwards."""
+    command = [sys.executable, str(path), "--model", str(MODEL), "--train", str(PLAYS), "--rank", "8"]
+    command += ["--eval", f"stories={STORIES}", "--eval", f"plays={PLAYS}"]
+    command += ["--steps", str(steps), "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.strip().splitlines()[-1])
     assert result["before"]["stories"] == pytest.approx(1.6902, abs=0.0005)
@@ -78,7 +72,12 @@ def test_lora_ends_where_the_peer_ends(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     record = study("trainer.max_steps=200", f"seed={','.join(map(str, SEEDS))}")
     assert record.trials["trainable_parameters"].tolist() == [46_240] * len(SEEDS)
-    after = [peer(seed) for seed in SEEDS]
+    after = [script(PEER, seed, steps=200) for seed in SEEDS]
     for task in ("stories", "plays"):
         theirs = sum(each[task] for each in after) / len(after)
         assert value(record, 1, task) == pytest.approx(theirs, abs=0.05)
+
+
+@needs_shared
+def test_the_benchmarks_baseline_agrees_with_the_peer() -> None:
+    assert script(BASELINE, 0, steps=20) == pytest.approx(script(PEER, 0, steps=20), abs=1e-4)

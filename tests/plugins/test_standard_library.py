@@ -2,6 +2,7 @@
 
 import ast
 import io
+import subprocess
 import sys
 import tokenize
 from collections import Counter
@@ -124,3 +125,30 @@ def _sentences(part: Part) -> set[str]:
 
 def _texts(part: Part) -> set[str]:
     return {row["text"] for row in standard_library.code(part)}
+
+
+def test_comments_are_those_of_the_parts_modules() -> None:
+    rows = standard_library.comments("test")
+    assert len(rows) > 500
+    assert len({row["text"] for row in rows}) == len(rows)
+    assert {standard_library.part_of(row["module"]) for row in rows} == {"test"}
+
+
+def test_comments_are_what_the_tokenizer_calls_so() -> None:
+    rows = [row["text"] for row in standard_library.comments("test") if row["module"] == "subprocess"]
+    with tokenize.open(subprocess.__file__) as file:
+        tokens = tokenize.generate_tokens(file.readline)
+        comments = " ".join(token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT)
+    words = " ".join(comments.split())
+    assert rows
+    for row in rows:
+        assert all(paragraph in words for paragraph in row.split("\n\n")), row
+
+
+def test_shuffling_keeps_the_rows_and_mixes_the_modules() -> None:
+    rows = standard_library.docs("test")
+    shuffled = standard_library.shuffled(rows)
+    assert sorted(row["text"] for row in shuffled) == sorted(row["text"] for row in rows)
+    first = Counter(row["module"] for row in shuffled[:100])
+    # In the modules' order the first hundred rows come from a few; here no module has a quarter of them.
+    assert max(first.values()) < 25 < len(first)
