@@ -17,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from myosotis.config import Composer, composer, explained, is_name, plain
-from myosotis.errors import ConfigurationError, MyosotisError, TrialError, TrialsFailed
+from myosotis.errors import ConfigurationError, MyosotisError, PluginError, TrialError, TrialsFailed
 from myosotis.ledger import (
     StudyRecord,
     TrialEntry,
@@ -59,6 +59,7 @@ def run(overrides: Sequence[str], config_name: str = "config") -> StudyRecord:
             arguments.append(QUICKSTART)
         master = compose.master(config_name, list(whole_study(compose.parse(arguments))))
         registry = load_registry()
+        _check_sweeper(master)
         sweeper = Plugins.instance().instantiate_sweeper(
             config=master,
             hydra_context=_hydra_context(compose, master),
@@ -74,6 +75,15 @@ def load_study(study: str | Path, studies: str | Path = "studies") -> StudyRecor
         ConfigurationError: there is none.
     """
     return read_study(find_study(study, Path(studies)))
+
+
+def _check_sweeper(master: DictConfig) -> None:
+    target = str(master.hydra.sweeper._target_)
+    if target.startswith("hydra._internal."):
+        raise ConfigurationError(
+            f"hydra/sweeper must be one that knows studies, such as myosotis, but got Hydra's own ({target}); "
+            "leave it out"
+        )
 
 
 def _hydra_context(compose: Composer, master: DictConfig) -> HydraContext:
@@ -181,12 +191,13 @@ class TrialTask:
         for point in points:
             trial = self.resolver.resolve(compose.compose(config_name, point.overrides))
             if trial.id in ids:
+                where = f"in the trial {' '.join(point.lines) or 'by default'}"
                 try:
                     check_trial(trial, self.workspace)
                 except MyosotisError as error:
-                    raise type(error)(
-                        f"{error} (in the trial {' '.join(point.lines) or 'by default'})"
-                    ) from error
+                    raise type(error)(f"{error} ({where})") from error
+                except Exception as error:  # a plugin's own, which must not be a traceback either
+                    raise PluginError(f"{type(error).__name__}: {error} ({where})") from error
 
     def begin(self, study: str, total: int, left: Sequence[PlannedTrial]) -> None:
         """Say what is about to run."""

@@ -10,9 +10,10 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from myosotis.errors import ConfigurationError
 from myosotis.ledger import Score
 
 
@@ -27,6 +28,21 @@ class Logger(Protocol):
 
     def finalize(self, status: str) -> Any:
         """Close the logger; `status` is success or failed."""
+
+
+def check_logger(node: DictConfig | None) -> None:
+    """See that what a configuration names as its logger is there.
+
+    Raises:
+        ConfigurationError: it cannot be imported.
+    """
+    target = node.get("_target_") if node else None
+    if not target:
+        return
+    try:
+        get_object(target)
+    except Exception as error:  # whatever importing it raises
+        raise ConfigurationError(f"logger._target_: {error}") from error
 
 
 def open_logger(node: DictConfig | None, run: Mapping[str, str]) -> Logger | None:

@@ -7,10 +7,12 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -348,30 +350,44 @@ def train_stage(
         NonFiniteLoss: the loss became infinite or not a number.
     """
     started = time.perf_counter()
-    with warnings.catch_warnings():
-        # Advice on workers and loggers that a loader over encoded rows has no use for, and
-        # deprecations within Lightning's own code.
-        warnings.filterwarnings("ignore", module="lightning")
-        engine = Trainer(
+    with quiet_lightning():
+        engine = make_engine(trainer, runtime, len(loader) // trainer.accumulate_grad_batches, [observer])
+        engine.fit(module, train_dataloaders=loader)
+    return StageOutcome(int(engine.global_step), observer.tokens, time.perf_counter() - started)
+
+
+def make_engine(trainer: TrainerConfig, runtime: Runtime, steps: int, callbacks: list[Callback]) -> Trainer:
+    """Make Lightning's trainer for a stage.
+
+    Raises:
+        ConfigurationError: Lightning refuses devices, strategy or what goes with them.
+    """
+    try:
+        return Trainer(
             accelerator="gpu" if runtime.device.type == "cuda" else "cpu",
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
             strategy=trainer.strategy,
             precision=trainer.precision,  # type: ignore[arg-type]
-            max_steps=len(loader) // trainer.accumulate_grad_batches,
+            max_steps=steps,
             accumulate_grad_batches=trainer.accumulate_grad_batches,
             gradient_clip_val=trainer.gradient_clip_val,
-            callbacks=[observer],
+            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        engine.fit(module, train_dataloaders=loader)
-    return StageOutcome(int(engine.global_step), observer.tokens, time.perf_counter() - started)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise ConfigurationError(f"trainer: {error}") from error
 
 
-def quiet_lightning() -> None:
-    """Keep Lightning from printing what hardware it found, once a stage."""
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning from printing what hardware it found, and advice that a study has no use for."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # On workers and loggers, which encoded rows need none of, and deprecations within its own code.
+        warnings.filterwarnings("ignore", module="lightning")
+        yield

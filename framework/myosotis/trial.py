@@ -27,7 +27,7 @@ from myosotis.ledger import Score, read_scores, write_json, write_scores, write_
 from myosotis.manifest import environment, parameters_by_module, peak_memory
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, seed_everything
-from myosotis.tracking import Tracker, open_logger
+from myosotis.tracking import Tracker, check_logger, open_logger
 from myosotis.workspace import Workspace, encode, limited
 
 DEFAULT_STEPS = 60
@@ -54,6 +54,18 @@ def check_trial(config: TrialConfig, workspace: Workspace) -> None:
         model = config.model.outline(config.objectives)
     context = start_context(config, model, frozen_names(model, config.methods), outline=True)
     adapt(model, config.methods, context, config.trains)
+    check_logger(config.logger)
+    if config.trains:
+        _check_training(config)
+
+
+def _check_training(config: TrialConfig) -> None:
+    # Lightning takes seconds to import, which a finished study's rerun does not pay.
+    from myosotis import training
+
+    runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
+    with training.quiet_lightning():
+        training.make_engine(config.trainer, runtime, 1, [])
 
 
 def run_trial(
@@ -178,10 +190,8 @@ class _TrialRun:
         )
 
     def _train(self, stage: Stage, adapted: Adapted, context: Context) -> int:
-        # Lightning takes seconds to import, which a finished study's rerun does not pay.
         from myosotis import training
 
-        training.quiet_lightning()
         config = self.config
         mixture = self._mixture(stage, context)
         parts = [

@@ -44,6 +44,10 @@ class LoRA(Method):
             raise ConfigurationError(f"alpha must be greater than 0, but got {alpha}")
         if not 0 <= dropout < 1:
             raise ConfigurationError(f"dropout must be at least 0 and less than 1, but got {dropout}")
+        if not isinstance(targets, str) and not (
+            isinstance(targets, list) and all(isinstance(each, str) for each in targets)
+        ):
+            raise ConfigurationError(f"targets must be all-linear or names of modules, but got {targets!r}")
         self.rank = rank
         self.alpha = 2 * rank if alpha is None else alpha
         self.dropout = dropout
