@@ -101,7 +101,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "experiment": (["+experiments=nothing"], ["nothing"]),
     "devices": (["trainer.devices=abc"], ["trainer: `devices`"]),
     "strategy": (["trainer.strategy=magic"], ["invalid strategy name"]),
-    "logger's class": (["logger._target_=nothing.Logger"], ["logger._target_:", "nothing"]),
+    "logger's class": (["+logger._target_=nothing.Logger"], ["logger._target_:", "nothing"]),
     "sweeper": (["hydra/sweeper=basic"], ["hydra/sweeper must be one that knows studies"]),
     "plugin's own error": (["method=[still]", "method.still.layers=[0,[1]]"], ["TypeError"]),
 }
