@@ -182,6 +182,30 @@ def test_every_configuration_composes(override: str, monkeypatch: pytest.MonkeyP
         assert config.trainer.batch_size >= 1
 
 
+@pytest.mark.parametrize(
+    ("command", "trials"),
+    [
+        ("method.lora.rank=4,8,16,32 seed=0,1", 8),
+        ("method=freeze method.freeze.first=0,1,2,3", 4),
+        ("curriculum=joint mix.pycode=0.9,0.5,0.1", 3),
+        ("method=[full],[lora],[lora,replay] method.lora.rank=4,8", 5),
+        (
+            "curriculum=joint method=[lora,freeze] method.lora.rank=4,8 method.freeze.first=0,2 "
+            "mix.pycode=0.9,0.1",
+            8,
+        ),
+    ],
+)
+def test_the_readmes_sweeps_are_so_many_trials(command: str, trials: int) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("'", "")
+    assert f"myosotis run {command}" in readme
+    with composer() as compose:
+        points = expand(compose, "config", command.split(), {}, {})
+        configs = [compose.compose("config", point.overrides) for point in points]
+    assert len(configs) == trials
+    assert len({str(config) for config in configs}) == trials
+
+
 def test_there_is_a_configuration_of_every_kind() -> None:
     assert {each.split("=")[0] for each in options()} >= {
         "+experiments",
