@@ -50,7 +50,6 @@ THIRD_PARTY = [
     "lightning.pytorch",
     "transformers",
     "peft",
-    "datasets",
     "bitsandbytes",
     "wandb",
     "altair",

@@ -3,7 +3,7 @@
 A byte-level tokenizer and a Llama of about two million parameters, on the prose of the pretraining
 part of the standard library and the language reference; nothing is downloaded.
 
-    python experiments/nano/pretrain.py --output /tmp/nano
+    python experiments/nano/pretrain.py --output nano-again
 """
 
 import argparse

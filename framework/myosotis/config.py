@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -294,7 +295,7 @@ def check_literals(path: str, node: Mapping[str, Any], cls: type) -> None:
     Raises:
         ConfigurationError: names the key, the values that it may have, and the one received.
     """
-    hints = typing.get_type_hints(vars(cls).get("__init__", cls))
+    hints = typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
     for name, value in node.items():
         allowed = _literal_values(hints.get(name))
         if allowed and value not in allowed:

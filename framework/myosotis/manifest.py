@@ -25,7 +25,6 @@ PACKAGES = (
     "transformers",
     "peft",
     "bitsandbytes",
-    "datasets",
     "hydra-core",
     "omegaconf",
     "numpy",

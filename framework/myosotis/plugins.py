@@ -208,10 +208,13 @@ def _line(cls: type) -> int:
 
 @functools.cache
 def source_hash(cls: type[Plugin]) -> str:
-    """Hash the source of a plugin's module, so that an edited plugin gives other trial ids.
+    """Hash the source of a plugin's module and of those it inherits from, so that an edit gives other ids.
 
     Read once: an edit while a study runs does not change what this process has loaded.
     """
-    file = inspect.getsourcefile(cls)
-    content = Path(file).read_bytes() if file else cls.__qualname__.encode()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    own = [base for base in cls.__mro__ if issubclass(base, Plugin) and base.__module__ != Plugin.__module__]
+    digest = hashlib.blake2b(digest_size=8)
+    for base in own:
+        file = inspect.getsourcefile(base)
+        digest.update(Path(file).read_bytes() if file else base.__qualname__.encode())
+    return digest.hexdigest()
