@@ -31,14 +31,15 @@ from myosotis.ledger import (
 from myosotis.plugins import Registry, load_registry
 from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, whole_study
 from myosotis.progress import Progress
-from myosotis.resolve import Resolver
+from myosotis.resolve import Resolver, TrialConfig
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial with its id and its place on disk."""
+    """A trial with its configuration, its id and its place on disk."""
 
     entry: TrialEntry
+    config: TrialConfig
     overrides: tuple[str, ...]
 
 
@@ -125,7 +126,7 @@ def sweep(
     planned = plan(compose, config_name, points, folder, task.resolver, bool(master.force))
     left = [each for each in planned if status(folder / each.entry.folder) != "finished"]
     task.begin(name, len(planned), left)
-    task.check(compose, config_name, points, {each.entry.id for each in left})
+    task.check(left)
     try:
         write_study(folder, arguments, [each.entry for each in planned])
     except OSError as error:
@@ -166,7 +167,7 @@ def plan(
             seed=trial.seed,
             order=trial.order,
         )
-        planned[trial.id] = PlannedTrial(entry, tuple(point.lines))
+        planned[trial.id] = PlannedTrial(entry, trial, tuple(point.lines))
     return list(planned.values())
 
 
@@ -184,20 +185,18 @@ class TrialTask:
         self.resolver = Resolver(registry)
         self.progress = Progress(0)
 
-    def check(self, compose: Composer, config_name: str, points: Sequence[Point], ids: set[str]) -> None:
-        """Find what would stop the trials of these ids, before anything trains."""
+    def check(self, planned: Sequence[PlannedTrial]) -> None:
+        """Find what would stop these trials, before anything trains."""
         from myosotis.trial import check_trial
 
-        for point in points:
-            trial = self.resolver.resolve(compose.compose(config_name, point.overrides))
-            if trial.id in ids:
-                where = f"in the trial {' '.join(point.lines) or 'by default'}"
-                try:
-                    check_trial(trial, self.workspace)
-                except MyosotisError as error:
-                    raise type(error)(f"{error} ({where})") from error
-                except Exception as error:  # a plugin's own, which must not be a traceback either
-                    raise PluginError(f"{type(error).__name__}: {error} ({where})") from error
+        for each in planned:
+            where = f"in the trial {' '.join(each.overrides) or 'by default'}"
+            try:
+                check_trial(each.config, self.workspace)
+            except MyosotisError as error:
+                raise type(error)(f"{error} ({where})") from error
+            except Exception as error:  # a plugin's own, which must not be a traceback either
+                raise PluginError(f"{type(error).__name__}: {error} ({where})") from error
 
     def begin(self, study: str, total: int, left: Sequence[PlannedTrial]) -> None:
         """Say what is about to run."""
