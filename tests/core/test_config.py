@@ -245,3 +245,10 @@ def test_study_file_of_the_working_folder_is_found(tmp_path: Path) -> None:
 
 def test_task_that_is_also_a_probe_is_refused() -> None:
     assert "right must be either a dataset or a probe, not both" in refusal("+probe@probe.right=points")
+
+
+def test_a_folder_of_the_working_folder_is_no_group(tmp_path: Path) -> None:
+    for name in ("studies", "seed", "trainer"):
+        (tmp_path / name).mkdir()
+    [trial] = resolved(*toy("studies=elsewhere", "seed=3"))
+    assert trial.seed == 3
