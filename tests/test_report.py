@@ -25,7 +25,9 @@ from myosotis.report.labels import labels, short_keys, value_text
 from myosotis.report.matrices import score_cells
 from myosotis.report.numbers import count, decimals, duration, fixed, with_interval
 from myosotis.report.pictures import pictures
-from myosotis.report.sweeps import is_numeric, spans_decades, swept_keys
+from myosotis.report.scatter import apart
+from myosotis.report.sweeps import is_numeric, medians, spans_decades, sweep_points, swept_keys, ticks
+from myosotis.report.table import front_first
 from myosotis.report.words import axis_titles, described, findings
 
 NAN = float("nan")
@@ -465,6 +467,90 @@ def test_many_configurations_share_colours_and_one_heat_map(tmp_path: Path) -> N
     assert {point["group"] for point in points} == {"arm 0", "arm 1"}
     assert len(drawn["scores"]) == 1
     assert len(drawn["scores"][0]["params"][0]["bind"]["options"]) == 60
+
+
+def grid() -> list[dict[str, Any]]:
+    """Two arms, 20 ranks, 3 learning rates: more lines than there are colours for the learning rate."""
+    return [
+        trial(
+            1000 * arm + 10 * rank + rate,
+            arm=f"arm {arm}",
+            swept={"method.lora.rank": rank, "optimizer.learning_rate": 10.0**-rate},
+            learned=0.1 * arm + 0.01 * rank,
+            forgotten=0.01 * arm + 0.001 * rank * rate,
+        )
+        for arm in (1, 2)
+        for rank in range(1, 21)
+        for rate in (2, 3, 4)
+    ]
+
+
+def test_too_many_lines_become_medians_and_quartiles(tmp_path: Path) -> None:
+    study = record(tmp_path, grid())
+    frame = described(configurations(study))
+    middle = medians(sweep_points(frame, "optimizer.learning_rate"), "learned")
+    assert middle[["rest", "value"]].to_numpy().tolist() == [
+        [arm, rate] for arm in ("arm 1", "arm 2") for rate in (0.01, 0.001, 0.0001)
+    ]
+    # Ranks 1 to 20: the median is 10.5, the quartiles 5.75 and 15.25.
+    expected = [[0.1 * arm + 0.01 * rank for rank in (5.75, 10.5, 15.25)] for arm in (1, 1, 1, 2, 2, 2)]
+    assert_allclose(middle[["learned_low", "learned", "learned_high"]], expected)
+    assert middle["label"].iloc[0] == "arm 1 · 0.01: median of 20"
+    assert middle["learned_text"].iloc[0] == "0.205 (0.158 to 0.253)"
+
+    every = {picture.name: picture for picture in pictures(study, frame)}
+    assert {name: picture.crowded for name, picture in every.items()} == {
+        "learned-forgotten": True,
+        "learned-forgotten_base": True,
+        "scores": False,
+        "sweep-method.lora.rank": False,
+        "sweep-optimizer.learning_rate": True,
+    }
+    chart = every["sweep-optimizer.learning_rate"].charts[0].to_dict()
+    assert len(next(iter(chart["datasets"].values()))) == 6
+    assert "medians over them" in write_report(study).read_text(encoding="utf-8")
+
+
+def test_no_median_among_infinite_scores(tmp_path: Path) -> None:
+    rows = [row | {"learned": math.inf} if row["arm"] == "arm 1" else row for row in grid()]
+    points = sweep_points(described(configurations(record(tmp_path, rows))), "optimizer.learning_rate")
+    assert_allclose(medians(points, "learned")["learned"], [NAN] * 3 + [0.305] * 3)
+
+
+def test_of_many_points_the_front_is_numbered_where_numbers_keep_apart(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "learned": [0.0, 0.5, 0.51, 1.0, 0.4],
+            "forgotten": [0.0, 0.5, 0.51, 1.0, 0.9],
+            "front": [True, True, True, True, False],
+        }
+    )
+    assert apart(frame[frame["front"]], frame, "forgotten") == [True, False, True, True, False]
+    [chart, *_] = charts(shapes(tmp_path)["many"])["learned-forgotten"]
+    points = next(iter(chart["datasets"].values()))
+    numbered = {point["number"] for point in points if point["numbered"]}
+    front = {point["number"] for point in points if point["pareto"]}
+    assert 0 < len(numbered) <= len(front) < 60
+    assert numbered <= front
+
+
+def test_long_table_begins_with_the_front(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "learned": [0.1, 0.9, NAN, 0.3, 0.7],
+            "pareto": [True, False, False, False, False],
+            "pareto_base": [False, False, False, True, False],
+        }
+    )
+    assert front_first(table).index.tolist() == [3, 0, 1, 4, 2]
+    short, long = (write_report(record(tmp_path, rows)).read_text() for rows in (rank_sweep(), grid()))
+    assert ('class="wide long"' in short, 'class="wide long"' in long) == (False, True)
+
+
+def test_of_many_swept_values_some_are_marked() -> None:
+    assert ticks([1, 2, 4]) == [1, 2, 4]
+    assert ticks(list(range(1, 101))) == [1, 2, 4, 7, 14, 27, 52, 100]
+    assert ticks([5.0 + each for each in range(15)]) == [5, 7, 9, 11, 13, 15, 17, 19]
 
 
 def test_more_score_cells_than_altair_lets_through(tmp_path: Path) -> None:

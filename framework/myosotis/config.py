@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import inspect
+import io
+import pickle
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from myosotis.curriculum import CurriculumConfig
@@ -44,6 +46,7 @@ class TrainerConfig:
         precision: Lightning's precision, such as `32-true` or `bf16-mixed`.
         gradient_clip_val: the largest norm of the gradient; None clips nothing.
         log_every_n_steps: steps between two entries of the training log.
+        checkpoint_every_n_steps: steps between two checkpoints within a stage; 0 saves at stage ends only.
         save: whether the finished trial keeps its adapter or weights.
     """
 
@@ -59,6 +62,7 @@ class TrainerConfig:
     strategy: str = "auto"
     gradient_clip_val: float | None = 1.0
     log_every_n_steps: int = 10
+    checkpoint_every_n_steps: int = 100
     save: bool = True
 
 
@@ -149,9 +153,10 @@ def extend_search_path(search_path: ConfigSearchPath) -> None:
     store_configs(registry)
     for path in registry.config_paths():
         search_path.append("plugin", path)
-    for folder in (Path.cwd() / "conf", Path.cwd()):
-        if folder.is_dir() and folder.resolve() != conf_folder():
-            search_path.append("working folder", f"file://{folder}")
+    own = Path.cwd() / "conf"
+    if own.is_dir() and own.resolve() != conf_folder():
+        search_path.append("working folder", f"file://{own}")
+    search_path.append("working folder", f"experiments://{Path.cwd()}")
 
 
 def store_configs(registry: Registry) -> None:
@@ -193,7 +198,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader) -> None:
         self.loader = loader
-        self._chosen: dict[tuple[str, tuple[str, ...]], DictConfig] = {}
+        self._chosen: dict[tuple[str, tuple[str, ...]], Mold] = {}
         self._parser = OverridesParser.create()
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
@@ -214,24 +219,56 @@ class Composer:
 
     def chosen(self, config_name: str, overrides: Sequence[Override]) -> DictConfig:
         """Compose the overrides that choose groups or reshape the tree, ignoring plain values."""
+        return self._mold(config_name, overrides).config
+
+    def _mold(self, config_name: str, overrides: Sequence[Override]) -> Mold:
         structural = tuple(str(each.input_line) for each in overrides if not is_value(each))
         key = (config_name, structural)
         if key not in self._chosen:
-            self._chosen[key] = self._load(config_name, structural, RunMode.RUN)
+            config = self._load(config_name, structural, RunMode.RUN)
+            with open_dict(config):  # a job's configuration has none of Hydra's own either
+                config.pop("hydra", None)
+            self._chosen[key] = Mold(config)
         return self._chosen[key]
 
     def compose(self, config_name: str, overrides: Sequence[Override]) -> DictConfig:
-        """Compose one trial: the same as Hydra would, at a hundredth of the time.
+        """Compose one trial: the same as Hydra would without its own node, at a hundredth of the time.
 
         Raises:
             ConfigurationError: an unknown key or a value of the wrong type.
         """
-        config = copy.deepcopy(self.chosen(config_name, overrides))
+        config = self._mold(config_name, overrides).cast()
         for override in overrides:
             if is_value(override):
                 with explained(override.input_line):
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return config
+
+
+class Mold:
+    """A configuration to be copied many times: reading bytes is six times as fast as a deep copy."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self._types: list[type] = []
+        buffer = io.BytesIO()
+        pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+        pickler.persistent_id = self._number  # type: ignore[method-assign]
+        pickler.dump(config)
+        self._bytes = buffer.getvalue()
+
+    def _number(self, value: Any) -> int | None:
+        # Structured configurations are classes made at run time, which no bytes can hold.
+        if not isinstance(value, type):
+            return None
+        self._types.append(value)
+        return len(self._types) - 1
+
+    def cast(self) -> DictConfig:
+        """Give a tree of its own."""
+        unpickler = pickle.Unpickler(io.BytesIO(self._bytes))
+        unpickler.persistent_load = self._types.__getitem__  # type: ignore[method-assign]
+        return unpickler.load()  # type: ignore[no-any-return]
 
 
 def is_value(override: Override) -> bool:
@@ -295,12 +332,18 @@ def check_literals(path: str, node: Mapping[str, Any], cls: type) -> None:
     Raises:
         ConfigurationError: names the key, the values that it may have, and the one received.
     """
-    hints = typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
+    literals = _literals(cls)
     for name, value in node.items():
-        allowed = _literal_values(hints.get(name))
+        allowed = literals.get(name)
         if allowed and value not in allowed:
             near = unknown_name("value", str(value), [str(each) for each in allowed])
             raise ConfigurationError(f"{path}.{name}: {near}")
+
+
+@functools.cache
+def _literals(cls: type) -> Mapping[str, tuple[Any, ...]]:
+    hints = typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
+    return {name: _literal_values(hint) for name, hint in hints.items()}
 
 
 def _literal_values(hint: Any) -> tuple[Any, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar, cast
@@ -39,7 +41,10 @@ from myosotis.plugins import KINDS, Registry, source_hash
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 SPLITS = ("train", "validation", "test")
-CHANGES_NO_NUMBER = frozenset({"save", "log_every_n_steps"})
+CHANGES_NO_NUMBER = frozenset({"save", "log_every_n_steps", "checkpoint_every_n_steps"})
+
+
+S = TypeVar("S", TrainerConfig, OptimizerConfig, ScheduleConfig, EvaluationConfig, CurriculumConfig)
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,13 @@ class TrialConfig:
 
 @dataclass
 class Resolver:
-    """Resolves configurations; what is costly to hash is hashed once."""
+    """Resolves configurations; what trials share in content is read and hashed once."""
 
     registry: Registry
     _fingerprints: dict[str, str] = field(default_factory=dict)
+    _settings: dict[tuple[type, str], Any] = field(default_factory=dict)
+    _recipes: dict[str, functools.partial[Any]] = field(default_factory=dict)
+    _loggers: dict[str, DictConfig] = field(default_factory=dict)
 
     def resolve(self, config: DictConfig) -> TrialConfig:
         """Make a trial of a composed configuration.
@@ -96,10 +104,7 @@ class Resolver:
         Raises:
             ConfigurationError: a value out of range, or names that do not fit together.
         """
-        own = OmegaConf.masked_copy(config, _trial_keys(config))
-        _check_given(own)
-        with explained():
-            resolved = plain(own)
+        resolved = _resolved(config)
         _check_whole(resolved)
         model = cast(ModelFactory, self._make("model", resolved["model"]))
         methods = {
@@ -107,12 +112,14 @@ class Resolver:
             for name, node in resolved["method"].items()
         }
         tasks = self._tasks(resolved)
-        trainer = checked_trainer(_typed(config.trainer, TrainerConfig))
-        optimizer = checked_optimizer(_typed(config.optimizer, OptimizerConfig))
-        schedule = checked_schedule(_typed(config.schedule, ScheduleConfig))
-        evaluation = checked_evaluation(_typed(config.evaluation, EvaluationConfig))
+        trainer = checked_trainer(self._typed(config.trainer, resolved["trainer"], TrainerConfig))
+        optimizer = checked_optimizer(self._typed(config.optimizer, resolved["optimizer"], OptimizerConfig))
+        schedule = checked_schedule(self._typed(config.schedule, resolved["schedule"], ScheduleConfig))
+        evaluation = checked_evaluation(
+            self._typed(config.evaluation, resolved["evaluation"], EvaluationConfig)
+        )
         trained = [name for name, task in tasks.items() if task.role == "task"]
-        curriculum = _typed(config.curriculum, CurriculumConfig)
+        curriculum = self._typed(config.curriculum, resolved["curriculum"], CurriculumConfig)
         stages = build_stages(curriculum, resolved["mix"], trained, resolved["seed"])
         identities = {
             "model": self._identity("model", resolved["model"], model),
@@ -140,12 +147,26 @@ class Resolver:
             stages=stages,
             resolved=resolved,
             identities=identities,
-            logger=config.logger,
+            logger=self._logger(config),
             trainer=trainer,
             optimizer=optimizer,
             schedule=schedule,
             evaluation=evaluation,
         )
+
+    def _logger(self, config: DictConfig) -> DictConfig:
+        content = repr(config.logger)
+        if content not in self._loggers:  # cut off, or each trial would keep its whole tree
+            self._loggers[content] = OmegaConf.masked_copy(config, "logger").logger
+        return self._loggers[content]
+
+    def _typed(self, node: DictConfig, content: Any, kind: type[S]) -> S:
+        key = (kind, repr(content))
+        if key not in self._settings:
+            with explained():
+                typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node))
+            self._settings[key] = typed
+        return cast(S, copy.copy(self._settings[key]))
 
     def _tasks(self, resolved: Mapping[str, Any]) -> dict[str, Task]:
         both = set(resolved["dataset"]) & set(resolved["probe"])
@@ -187,15 +208,28 @@ class Resolver:
             raise ConfigurationError(f"{path} names no plugin; choose one of {', '.join(sorted(known))}")
         parameters = {key: value for key, value in node.items() if not key.startswith("_")}
         try:
-            plugin = instantiate(node)
-        except InstantiationException as error:
-            if isinstance(error.__cause__, MyosotisError):
-                raise type(error.__cause__)(f"{path}: {error.__cause__}") from error
-            raise PluginError(f"{path} cannot be made: {error.__cause__ or error}") from error
+            plugin = self._instantiated(node)
+        except MyosotisError as error:
+            raise type(error)(f"{path}: {error}") from error
+        except Exception as error:  # a constructor may raise anything
+            raise PluginError(f"{path} cannot be made: {error}") from error
         if not isinstance(plugin, KINDS[kind]):
             raise PluginError(f"{path} must be a {KINDS[kind].__name__}, but {node['_target_']} is not")
         check_literals(path, parameters, type(plugin))
         return plugin
+
+    def _instantiated(self, node: Mapping[str, Any]) -> Any:
+        """Make what a node describes; Hydra reads each node once, and every trial gets objects of its own."""
+        content = repr(node)
+        try:
+            if content.count("'_target_'") > 1:  # objects within objects
+                return instantiate(node)
+            if content not in self._recipes:
+                self._recipes[content] = instantiate(node, _partial_=True)
+        except InstantiationException as error:
+            raise error.__cause__ or error from None
+        recipe = self._recipes[content]
+        return recipe.func(*recipe.args, **copy.deepcopy(recipe.keywords))
 
     def _identity(self, path: str, node: Mapping[str, Any], plugin: Plugin) -> str:
         parameters = {key: value for key, value in node.items() if key not in plugin.locations}
@@ -225,6 +259,20 @@ class Resolver:
         return self._fingerprints[key]
 
 
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """Give a trial's own keys as plain values."""
+    keys = _trial_keys(config)
+    written = cast(dict[str, Any], OmegaConf.to_container(config))
+    own = {key: written[key] for key in keys}
+    text = repr(own)
+    if "${" not in text and "???" not in text:
+        return own
+    masked = OmegaConf.masked_copy(config, keys)
+    _check_given(masked)
+    with explained():
+        return cast(dict[str, Any], plain(masked))
+
+
 def _check_whole(resolved: Mapping[str, Any]) -> None:
     missing = {"seed", "mix", *PLUGIN_GROUPS} - resolved.keys()
     if missing:
@@ -241,14 +289,6 @@ def _check_given(config: DictConfig) -> None:
 def _trial_keys(config: DictConfig) -> list[str]:
     left_out = {"hydra", "arms", "study", "studies", "force", "logger", "run"}
     return [str(key) for key in config if key not in left_out]
-
-
-S = TypeVar("S", TrainerConfig, OptimizerConfig, ScheduleConfig, EvaluationConfig, CurriculumConfig)
-
-
-def _typed(node: DictConfig, kind: type[S]) -> S:
-    with explained():
-        return cast(S, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node)))
 
 
 def _numbers(setting: Any) -> dict[str, Any]:
@@ -271,6 +311,7 @@ def checked_trainer(trainer: TrainerConfig) -> TrainerConfig:
     for name in ("max_steps", "max_epochs", "max_tokens", "batch_size", "accumulate_grad_batches"):
         _at_least(f"trainer.{name}", getattr(trainer, name), 1)
     _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
+    _at_least("trainer.checkpoint_every_n_steps", trainer.checkpoint_every_n_steps, 0)
     _at_least("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, strictly=True)
     _one_of("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "cuda"))
     # Lightning's `bf16-true` would convert the model after its base row was measured.

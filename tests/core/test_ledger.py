@@ -16,6 +16,7 @@ from myosotis.ledger import (
     TrialEntry,
     content_hash,
     find_study,
+    list_attempts,
     place,
     read_entries,
     read_scores,
@@ -82,6 +83,30 @@ def test_unfinished_or_other_trial_is_not_reused(tmp_path: Path) -> None:
     finished(tmp_path / "first" / f"{ID}c")
     finished(tmp_path / "first" / f"{ID}.x")
     assert place(tmp_path, "second", ID) == ID
+
+
+def test_one_listing_serves_many_trials(tmp_path: Path) -> None:
+    other = "b" * 12
+    for study, name in (
+        ("first", ID),
+        ("first", f"{other}.2"),
+        ("second", f"{ID}.10"),
+        ("second", f"{ID}.9"),
+    ):
+        finished(tmp_path / study / name)
+    write_text(tmp_path / "second" / f"{ID}.lock", "")
+    write_text(tmp_path / "note.txt", "")
+    attempts = list_attempts(tmp_path)
+    assert {trial: sorted(found) for trial, found in attempts.items()} == {
+        ID: [("first", 1, ID), ("second", 9, f"{ID}.9"), ("second", 10, f"{ID}.10")],
+        other: [("first", 2, f"{other}.2")],
+    }
+    for study in ("first", "second", "third"):
+        for trial in (ID, other, "c" * 12):
+            for force in (False, True):
+                assert place(tmp_path, study, trial, force, attempts) == place(tmp_path, study, trial, force)
+    assert place(tmp_path, "second", ID, attempts=attempts) == f"{ID}.10"
+    assert list_attempts(tmp_path / "none") == {}
 
 
 def test_status(tmp_path: Path) -> None:

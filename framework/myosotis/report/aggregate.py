@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -76,8 +76,10 @@ def configurations(record: StudyRecord) -> pd.DataFrame:
     """
     import pandas as pd
 
-    groups = with_arm_names(record.trials).groupby(["arm", "configuration"], sort=False, dropna=False)
-    frame = pd.DataFrame([_row(replicates) for _, replicates in groups], columns=_COLUMNS)
+    groups: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
+    for trial in with_arm_names(record.trials).to_dict("records"):
+        groups.setdefault((trial["arm"], trial["configuration"]), []).append(trial)
+    frame = pd.DataFrame([_row(replicates) for replicates in groups.values()], columns=_COLUMNS)
     frame.insert(0, "number", range(1, len(frame) + 1))
     frame.insert(1, "label", labels(frame["arm"], frame["swept"], frame["configuration"]))
     for headline, flag in FRONTS.items():
@@ -91,22 +93,22 @@ def with_arm_names(trials: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(arm=arms.where(arms.notna(), ""))
 
 
-def _row(replicates: pd.DataFrame) -> dict[str, Any]:
+def _row(replicates: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     """What the replicates of one configuration come to."""
     import pandas as pd
 
-    finished = replicates[replicates["status"] == "finished"]
+    finished = [trial for trial in replicates if trial["status"] == "finished"]
     # What did not finish has no metric.
-    first = (replicates if finished.empty else finished).iloc[0]
+    first = (finished or replicates)[0]
     row = {column: first[column] for column in ("arm", "configuration", "metric", "swept")}
     row["n"] = len(finished)
     for status in ("failed", "unfinished"):
-        row[status] = int((replicates["status"] == status).sum())
+        row[status] = sum(trial["status"] == status for trial in replicates)
     for headline in HEADLINE:
-        interval = t_interval(pd.to_numeric(finished[headline]))
+        interval = t_interval([trial[headline] for trial in finished])
         row |= zip((headline, f"{headline}_low", f"{headline}_high"), interval, strict=True)
     for column in ("trainable_parameters", "seconds"):
-        row[column] = pd.to_numeric(finished[column]).median()
+        row[column] = pd.Series([trial[column] for trial in finished], dtype=float).median()
     return row
 
 

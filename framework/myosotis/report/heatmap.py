@@ -49,7 +49,8 @@ def _heat_map(cells: pd.DataFrame, title: alt.Title, *, has_legend: bool = True)
         gradientThickness=8,
     )
     details = [alt.Tooltip(f"{name}:N") for name in ("column", "row", "metric", "text")]
-    base = alt.Chart(cells).encode(x=x, y=y, tooltip=details)
+    drawn = [name for name in ("name", "column", "row", "metric", "text", "change") if name in cells]
+    base = alt.Chart(cells[drawn].round({"change": 4})).encode(x=x, y=y, tooltip=details)
     colour = alt.Color("change:Q", scale=scale, legend=legend if has_legend else None)
     measured = base.transform_filter("isValid(datum.change)")
     rectangles = measured.mark_rect(stroke="white", strokeWidth=1).encode(color=colour)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,8 @@ from myosotis.report.numbers import decimals, fixed
 if TYPE_CHECKING:
     import pandas as pd
 
+CELLS = ("number", "stage", "row", "column", "metric", "value", "change", "text")
+
 
 def score_cells(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     """One row a cell of each configuration's score matrix, averaged over its finished replicates.
@@ -26,10 +27,8 @@ def score_cells(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    matrices = _means(record, frame).groupby(level="number")
-    empty = pd.DataFrame(columns=["number", "stage", "row", "column", "metric", "value", "change", "text"])
-    each = [_matrix_cells(rows.droplevel("number"), record.columns, n) for n, rows in matrices]
-    cells: pd.DataFrame = pd.concat(each, ignore_index=True) if each else empty
+    means = _means(record, frame)
+    cells = pd.DataFrame(columns=CELLS) if means.empty else _long(means, record.columns)
     for _, rows in cells.groupby("metric"):
         places = decimals(rows["value"])
         largest = rows["change"].abs().max()
@@ -52,26 +51,30 @@ def _means(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     return means.unstack("task").reindex(columns=record.columns["task"])
 
 
-def _matrix_cells(matrix: pd.DataFrame, columns: pd.DataFrame, number: Hashable) -> pd.DataFrame:
-    """One matrix (rows are stages) in long form, without the columns that it has no score for."""
+def _long(means: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
+    """All matrices cell by cell, each without the columns that it has no score for."""
     import pandas as pd
 
-    matrix = matrix.reindex(range(int(matrix.index.max()) + 1))
-    better = oriented(matrix, list(columns["higher_is_better"]))
-    stages, width = matrix.shape
+    last = means.reset_index("stage")["stage"].groupby(level="number").max()
+    places = [(number, stage) for number, end in last.items() for stage in range(int(end) + 1)]
+    numbers, stages = np.array(places, dtype=int).reshape(-1, 2).T
+    matrices = means.reindex(pd.MultiIndex.from_arrays([numbers, stages], names=means.index.names))
+    better = oriented(matrices, list(columns["higher_is_better"]))
+    width = len(columns)
     cells = pd.DataFrame(
         {
-            "number": number,
-            "stage": np.repeat(np.arange(stages), width),
-            "row": np.repeat(["base", *(f"stage {stage}" for stage in range(1, stages))], width),
-            "column": np.tile(_names(columns), stages),
-            "metric": np.tile(columns["metric"].astype(str), stages),
-            "value": matrix.to_numpy(dtype=float).ravel(),
-            "change": (better - better[0]).ravel(),
+            "number": np.repeat(numbers, width),
+            "stage": np.repeat(stages, width),
+            "row": np.repeat([f"stage {stage}" if stage else "base" for stage in stages], width),
+            "column": np.tile(_names(columns), len(stages)),
+            "metric": np.tile(columns["metric"].astype(str), len(stages)),
+            "value": matrices.to_numpy(dtype=float).ravel(),
+            "change": (better - better[np.arange(len(stages)) - stages]).ravel(),
+            "text": "",
         }
     )
-    measured = np.tile(matrix.notna().any().to_numpy(), stages)
-    return cells[measured]
+    measured = matrices.notna().groupby(level="number").transform("any")
+    return cells[measured.to_numpy().ravel()].reset_index(drop=True)
 
 
 def _names(columns: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from myosotis.ledger import StudyRecord
 from myosotis.report.pictures import Picture, page_specification, vega_lite_version
+from myosotis.report.table import SHOWN_WHOLE, front_first
 from myosotis.report.words import findings
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def page(record: StudyRecord, frame: pd.DataFrame, shown: list[Picture]) -> str:
     """The HTML of the report; `frame` is what `described` gives. Every name is escaped."""
     from jinja2 import Environment
 
+    is_long = len(frame) > SHOWN_WHOLE
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
@@ -26,7 +28,8 @@ def page(record: StudyRecord, frame: pd.DataFrame, shown: list[Picture]) -> str:
         statuses=record.trials["status"].value_counts().to_dict(),
         findings=list(findings(record, frame)),
         pictures=[_embedded(picture) for picture in shown],
-        rows=frame.to_dict("records"),
+        rows=(front_first(frame) if is_long else frame).to_dict("records"),
+        is_long=is_long,
         has_probes=bool((record.columns["role"] == "probe").any()),
         failures=record.trials[record.trials["status"] == "failed"].to_dict("records"),
         scripts=_vega() if shown else "",
@@ -35,7 +38,14 @@ def page(record: StudyRecord, frame: pd.DataFrame, shown: list[Picture]) -> str:
 
 def _embedded(picture: Picture) -> dict[str, Any]:
     charts = [_script_safe(page_specification(chart)) for chart in picture.charts]
-    return {"name": picture.name, "section": picture.section, "title": picture.title, "charts": charts}
+    caption = f"many {picture.section}" if picture.crowded else picture.section
+    return {
+        "name": picture.name,
+        "section": picture.section,
+        "caption": caption,
+        "title": picture.title,
+        "charts": charts,
+    }
 
 
 def _script_safe(specification: dict[str, Any]) -> str:

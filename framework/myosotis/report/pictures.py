@@ -11,8 +11,8 @@ from myosotis.ledger import StudyRecord
 from myosotis.report.aggregate import FRONTS
 from myosotis.report.heatmap import heat_maps
 from myosotis.report.matrices import score_cells
-from myosotis.report.scatter import scatter
-from myosotis.report.sweeps import file_name, sweep_charts, swept_keys
+from myosotis.report.scatter import is_few, scatter
+from myosotis.report.sweeps import file_name, is_crowded, sweep_charts, swept_keys
 from myosotis.report.theme import CONFIG
 from myosotis.report.words import axis_titles
 
@@ -30,12 +30,14 @@ class Picture:
         section: scatter, scores or sweep.
         title: what it shows.
         charts: one or several.
+        crowded: whether there is too much to show each configuration by itself.
     """
 
     name: str
     section: str
     title: str
     charts: list[alt.LayerChart]
+    crowded: bool = False
 
 
 def pictures(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Picture]:
@@ -43,15 +45,17 @@ def pictures(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Picture]:
     titles = axis_titles(record.columns)
     for headline in FRONTS:
         if (frame["learned"].notna() & frame[headline].notna()).any():
-            chart = scatter(frame, headline, titles)
-            yield Picture(f"learned-{headline}", "scatter", f"Learned against {headline}", [chart])
+            title, crowded = f"Learned against {headline}", not is_few(frame, headline)
+            yield Picture(
+                f"learned-{headline}", "scatter", title, [scatter(frame, headline, titles)], crowded
+            )
     cells = score_cells(record, frame)
     if len(cells):
         yield Picture("scores", "scores", "Scores after each stage", heat_maps(frame, cells))
     for key in swept_keys(frame):
         charts = sweep_charts(frame, key, titles)
         if charts:
-            yield Picture(file_name(key), "sweep", key, charts)
+            yield Picture(file_name(key), "sweep", key, charts, is_crowded(frame, key))
 
 
 def page_specification(chart: alt.LayerChart) -> dict[str, Any]:

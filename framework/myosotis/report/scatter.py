@@ -17,6 +17,18 @@ NAMED_AT_MOST = 12
 """So many configurations get a colour and a line of the legend each; more share colours by group."""
 
 
+_SHOWN = {
+    "configuration": "configuration",
+    "learned": "learned_text",
+    "forgotten": "forgotten_text",
+    "forgotten (base)": "forgotten_base_text",
+    "trainable parameters": "parameters_text",
+    "time": "time_text",
+    "replicates": "n",
+}
+"""What hovering shows, by its heading."""
+
+
 def scatter(frame: pd.DataFrame, forgotten: str, titles: dict[str, str]) -> alt.LayerChart:
     """One numbered point a configuration, its intervals in both axes, and the Pareto front.
 
@@ -27,23 +39,44 @@ def scatter(frame: pd.DataFrame, forgotten: str, titles: dict[str, str]) -> alt.
     """
     import altair as alt
 
+    flag = FRONTS[forgotten]
     points = frame.dropna(subset=["learned", forgotten])
-    few = len(points) <= NAMED_AT_MOST
-    points = points.assign(group=_names(points) if few else _groups(points))
+    few = is_few(frame, forgotten)
+    points = points.assign(
+        group=_names(points) if few else _groups(points),
+        numbered=True if few else apart(points[points[flag]], points, forgotten),
+    )
     axis, over = alt.Axis(tickCount=6), headline_scale
     x = alt.X("learned:Q", title=titles["learned"], axis=axis, scale=over(points, "learned"))
     y = alt.Y(f"{forgotten}:Q", title=titles[forgotten], axis=axis, scale=over(points, forgotten))
-    base = alt.Chart(points).encode(x=x, y=y)
-    discs = base.mark_circle(size=330 if few else 70, opacity=1)
+    chart = alt.Chart(points[_drawn(forgotten)])
+    base, colour = chart.encode(x=x, y=y), _colour(points)
+    # Of many, the front stands out: the others are faint, without intervals and numbers.
+    strong = alt.value(1) if few else alt.when(f"datum.{flag}").then(alt.value(1)).otherwise(alt.value(0.4))
+    discs = base.mark_circle(size=330 if few else 60).encode(color=colour, opacity=strong)
     layers = [
-        *_front(base, FRONTS[forgotten], ring=520 if few else 190),
-        *_bars(alt.Chart(points), x, y, forgotten, _colour(points)),
-        discs.encode(color=_colour(points), tooltip=_details()),
+        *_front(base, flag, ring=520 if few else 150),
+        *_bars(chart if few else chart.transform_filter(f"datum.{flag}"), x, y, forgotten, colour),
+        discs.encode(tooltip=_details()),
+        _numbers(base, few=few),
     ]
-    if few:
-        number = base.mark_text(color="white", fontSize=11, fontWeight="bold")
-        layers.append(number.encode(text="number:N", tooltip=_details()))
     return alt.LayerChart(layer=layers)
+
+
+def is_few(frame: pd.DataFrame, forgotten: str) -> bool:
+    """Whether every point can have a name and a colour of its own."""
+    return len(frame.dropna(subset=["learned", forgotten])) <= NAMED_AT_MOST
+
+
+def apart(front: pd.DataFrame, points: pd.DataFrame, forgotten: str) -> list[bool]:
+    """For each point, whether it has a number: on the front, from the right, those that cover no other's."""
+    axes = ["learned", forgotten]
+    width, height = (float(points[name].max() - points[name].min()) or 1.0 for name in axes)
+    kept: dict[Any, tuple[float, float]] = {}
+    for index, x, y in front.sort_values("learned", ascending=False)[axes].itertuples():
+        if all(abs(x - a) > 0.035 * width or abs(y - b) > 0.05 * height for a, b in kept.values()):
+            kept[index] = (x, y)
+    return [index in kept for index in points.index]
 
 
 def _front(base: alt.Chart, flag: str, ring: int) -> list[alt.Chart]:
@@ -62,6 +95,20 @@ def _bars(chart: alt.Chart, x: alt.X, y: alt.Y, forgotten: str, colour: Any) -> 
         bars.encode(x="learned_low:Q", x2="learned_high:Q", y=y),
         bars.encode(x=x, y=f"{forgotten}_low:Q", y2=f"{forgotten}_high:Q"),
     ]
+
+
+def _numbers(base: Any, *, few: bool) -> Any:
+    """The table's numbers: in the discs of few, beside those of many."""
+    shown = base.transform_filter("datum.numbered").encode(text="number:N", tooltip=_details())
+    if few:
+        return shown.mark_text(color="white", fontSize=11, fontWeight="bold")
+    return shown.mark_text(color=INK, fontSize=11, align="left", dx=7, dy=11)
+
+
+def _drawn(forgotten: str) -> list[str]:
+    """The columns that the picture reads; the page holds each as text."""
+    ends = [f"{name}{end}" for name in ("learned", forgotten) for end in ("", "_low", "_high")]
+    return [*ends, FRONTS[forgotten], "number", "numbered", "group", *_SHOWN.values()]
 
 
 def _names(points: pd.DataFrame) -> list[str]:
@@ -87,16 +134,6 @@ def _colour(points: pd.DataFrame) -> Any:
 
 
 def _details() -> list[Any]:
-    """What hovering shows."""
     import altair as alt
 
-    shown = {
-        "configuration": "configuration",
-        "learned": "learned_text",
-        "forgotten": "forgotten_text",
-        "forgotten (base)": "forgotten_base_text",
-        "trainable parameters": "parameters_text",
-        "time": "time_text",
-        "replicates": "n",
-    }
-    return [alt.Tooltip(f"{field}:N", title=title) for title, field in shown.items()]
+    return [alt.Tooltip(f"{field}:N", title=title) for title, field in _SHOWN.items()]

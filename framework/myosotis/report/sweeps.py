@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from myosotis.ledger import HEADLINE
 from myosotis.report.axes import headline_scale
 from myosotis.report.labels import label, short_keys, value_text
+from myosotis.report.numbers import decimals, fixed
 from myosotis.report.theme import PALETTE
 
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
+
+TICKS = 8
+"""So many swept values are marked on their axis."""
 
 
 def swept_keys(frame: pd.DataFrame) -> list[str]:
@@ -37,10 +43,41 @@ def sweep_points(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     return rows.assign(value=values, text=[value_text(value) for value in values], rest=rest)
 
 
+def is_crowded(frame: pd.DataFrame, key: str) -> bool:
+    """Whether a key has more lines than colours: then each line stands for all settings of an arm."""
+    return sweep_points(frame, key)["rest"].nunique() > len(PALETTE)
+
+
 def sweep_charts(frame: pd.DataFrame, key: str, titles: dict[str, str]) -> list[alt.LayerChart]:
     """One chart for each of learned, forgotten and forgotten_base that has a value."""
-    points = sweep_points(frame, key)
-    return [_chart(points, key, name, titles[name]) for name in HEADLINE if points[name].notna().any()]
+    points, crowded = sweep_points(frame, key), is_crowded(frame, key)
+    measured = [name for name in HEADLINE if points[name].notna().any()]
+    return [
+        _chart(medians(points, name) if crowded else points, key, name, titles[name], crowded=crowded)
+        for name in measured
+    ]
+
+
+def medians(points: pd.DataFrame, headline: str) -> pd.DataFrame:
+    """One row an arm and swept value: the median over its settings of everything else, and the quartiles.
+
+    The columns are those of `sweep_points`, the quartiles in the interval's place. Too many arms are one.
+    """
+    import pandas as pd
+
+    arms = points["arm"] if points["arm"].nunique() <= len(PALETTE) else "all"
+    rows = []
+    for (arm, text), settings in points.assign(arm=arms).groupby(["arm", "text"], sort=False):
+        with np.errstate(invalid="ignore"):  # beside an infinite score there is no quartile
+            low, middle, high = settings[headline].quantile([0.25, 0.5, 0.75])
+        told = f"{arm} · {text}: median of {len(settings)}".removeprefix(" · ")
+        rows.append((settings["value"].iloc[0], text, arm, told, middle, low, high))
+    ends = [headline, f"{headline}_low", f"{headline}_high"]
+    frame = pd.DataFrame(rows, columns=["value", "text", "rest", "label", *ends])
+    places = decimals(frame[headline])
+    between = zip(*(frame[end] for end in ends), strict=True)
+    texts = [f"{fixed(a, places)} ({fixed(b, places)} to {fixed(c, places)})" for a, b, c in between]
+    return frame.assign(**{f"{headline}_text": texts})
 
 
 def file_name(key: str) -> str:
@@ -58,7 +95,7 @@ def spans_decades(values: list[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) > 10
 
 
-def _chart(points: pd.DataFrame, key: str, headline: str, title: str) -> alt.LayerChart:
+def _chart(points: pd.DataFrame, key: str, headline: str, title: str, *, crowded: bool) -> alt.LayerChart:
     import altair as alt
 
     numeric = is_numeric(list(points["value"]))
@@ -71,10 +108,13 @@ def _chart(points: pd.DataFrame, key: str, headline: str, title: str) -> alt.Lay
         alt.Tooltip("label:N", title="configuration"),
         alt.Tooltip(f"{headline}_text:N", title=headline),
     ]
-    base = alt.Chart(points.dropna(subset=[headline])).encode(x=x, color=_lines(points), detail="rest:N")
+    drawn = ["value", "rest", "label", *(headline + end for end in ("", "_low", "_high", "_text"))]
+    chart = alt.Chart(points.dropna(subset=[headline])[drawn])
+    base = chart.encode(x=x, color=_lines(points), detail="rest:N")
     replicated = base.transform_filter(f"isValid(datum.{headline}_low)")
     bars = replicated.mark_rule(opacity=0.7, strokeWidth=1.5)
-    layers = [bars.encode(y=f"{headline}_low:Q", y2=f"{headline}_high:Q")]
+    ends = replicated.mark_area(opacity=0.15) if crowded and numeric else bars
+    layers = [ends.encode(y=f"{headline}_low:Q", y2=f"{headline}_high:Q")]
     if numeric:
         layers.append(base.mark_line(opacity=0.8).encode(y=y))
     layers.append(base.mark_circle(size=70, opacity=1).encode(y=y, tooltip=details))
@@ -86,9 +126,19 @@ def _numeric_axis(points: pd.DataFrame, key: str) -> alt.X:
 
     values = sorted(set(points["value"]))
     kind: Literal["log", "linear"] = "log" if spans_decades(values) else "linear"
-    axis = alt.Axis(values=values, format="~g") if len(values) <= 8 else alt.Axis(format="~g")
+    axis = alt.Axis(values=ticks(values), format="~g")
     scale = alt.Scale(type=kind, zero=False, padding=16, nice=False)
     return alt.X("value:Q", title=key, scale=scale, axis=axis)
+
+
+def ticks(values: list[float]) -> list[float]:
+    """The values themselves; of many, those nearest to evenly spaced ones, on a logarithm where it fits."""
+    if len(values) <= TICKS:
+        return values
+    spaced = np.geomspace if spans_decades(values) else np.linspace
+    return sorted(
+        {min(values, key=lambda each: abs(each - at)) for at in spaced(values[0], values[-1], TICKS)}
+    )
 
 
 def _named_axis(key: str) -> alt.X:

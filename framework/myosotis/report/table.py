@@ -10,6 +10,9 @@ from myosotis.report.aggregate import configurations
 if TYPE_CHECKING:
     import pandas as pd
 
+SHOWN_WHOLE = 30
+"""A table of more configurations is shown in part, and begins with the Pareto front."""
+
 
 def summary_table(record: StudyRecord) -> pd.DataFrame:
     """One row a configuration, in plain cells.
@@ -25,3 +28,12 @@ def summary_table(record: StudyRecord) -> pd.DataFrame:
     headlines = [name + end for name in HEADLINE for end in ("", "_interval")]
     cost = ["trainable_parameters", "seconds", "n", "failed", "unfinished"]
     return frame[["arm", "configuration", "metric", *headlines, "pareto", "pareto_base", *cost]]
+
+
+def front_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows on a Pareto front, then the others; both from what learned most."""
+    on_front = table["pareto"] | table["pareto_base"]
+    order = table.assign(on_front=on_front).sort_values(
+        ["on_front", "learned"], ascending=False, kind="stable"
+    )
+    return table.loc[order.index]
