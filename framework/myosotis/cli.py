@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from myosotis.errors import ConfigurationError, MyosotisError
 
 if TYPE_CHECKING:
+    from myosotis.cleaning import Leftover
     from myosotis.ledger import StudyRecord
 
 HYDRA_FLAGS = (
@@ -138,10 +140,10 @@ def _quoted(text: str) -> str:
 @app.command()
 def report(study: str, studies: StudiesFolder = Path("studies")) -> None:
     """Write a study's report anew, and print its table and where it is."""
+    from myosotis.ledger import find_study, read_study
     from myosotis.report import write_report
-    from myosotis.study import load_study
 
-    record = load_study(study, studies)
+    record = read_study(find_study(study, studies))
     write_report(record)
     _show(record)
 
@@ -157,10 +159,10 @@ def results(
     """Print a study's scores, one row a score."""
     if summary and trials:
         raise ConfigurationError("results prints either --summary or --trials, but got both")
+    from myosotis.ledger import find_study, read_study
     from myosotis.report.table import summary_table
-    from myosotis.study import load_study
 
-    record = load_study(study, studies)
+    record = read_study(find_study(study, studies))
     table = summary_table(record) if summary else record.trials if trials else record.scores
     printers = {
         Format.json: lambda: table.to_json(orient="records", force_ascii=False, indent=1),
@@ -180,22 +182,85 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|")
 
 
+@app.command()
+def clean(
+    study: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    superseded: Annotated[
+        bool, typer.Option("--superseded", help="Run folders too that force=true made anew since.")
+    ] = False,
+    unlisted: Annotated[
+        bool, typer.Option("--unlisted", help="Run folders too of trials that the study does not list.")
+    ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="W&B's files too, of finished trials.")] = False,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="Adapters and weights too, of finished trials.")
+    ] = False,
+    studies: StudiesFolder = Path("studies"),
+) -> None:
+    """Say what a study no longer needs on disk, then remove it.
+
+    That is: checkpoints of finished trials, half-written files, caches, locks that nobody holds. Results,
+    reports, logs and what a running trial holds stay, whatever is chosen.
+    """
+    from myosotis.cleaning import Choice, leftovers, remove
+    from myosotis.ledger import find_study
+
+    folder = find_study(study, studies)
+    choice = Choice(superseded, unlisted, wandb, adapters)
+    found = leftovers(folder, choice)
+    _say_leftovers(found)
+    if not found:
+        return
+    if not yes and not sys.stdin.isatty():
+        typer.echo("nothing was removed; to remove this, run the same command with --yes")
+        return
+    name = folder.resolve().name
+    if not yes and typer.prompt(f"to remove this, type the study's name ({name})", default="") != name:
+        typer.echo("nothing was removed")
+        return
+    removed = remove(folder, found, choice)
+    kept = f"; {len(found) - len(removed)} are in use by now and stay" if len(removed) < len(found) else ""
+    typer.echo(f"removed {_total(removed)}{kept}")
+
+
+def _say_leftovers(found: Sequence[Leftover]) -> None:
+    """Print what would be removed, by kind, and the total."""
+    from myosotis.storage import size
+
+    for what in dict.fromkeys(each.what for each in found):
+        group = [each for each in found if each.what == what]
+        typer.echo(f"{what}: {_total(group)}")
+        for each in group:
+            typer.echo(f"  {size(each.bytes):>8}  {os.path.relpath(each.path)}")
+    typer.echo(f"in all: {_total(found)}" if found else "there is nothing to remove")
+
+
+def _total(found: Sequence[Leftover]) -> str:
+    from myosotis.storage import size
+
+    return f"{len(found):,} ({size(sum(each.bytes for each in found))})"
+
+
 def _show(record: StudyRecord) -> None:
     """Print a study's table, and where its report and its offline runs are."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from myosotis.report.table import summary_table
+    from myosotis.report.table import SHOWN_WHOLE, front_first, summary_table
 
     summary = summary_table(record)
+    shown = summary if len(summary) <= SHOWN_WHOLE else front_first(summary).head(SHOWN_WHOLE)
     table = Table(box=box.SIMPLE_HEAD, title=f"study {record.name}", title_justify="left", pad_edge=False)
     for column, header in TERMINAL.items():
         table.add_column(header, justify="left" if column == "configuration" else "right", overflow="fold")
-    for row in summary.to_dict("records"):
+    for row in shown.to_dict("records"):
         table.add_row(*(_terminal_cell(column, row[column]) for column in TERMINAL))
     console = Console()
     console.print(table)
+    if len(shown) < len(summary):
+        console.print(f"{len(summary) - len(shown)} more: myosotis results {record.name} --summary")
     offline = sorted(record.folder.glob("*/wandb/offline-run-*"))
     if offline:
         console.print(

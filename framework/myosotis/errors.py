@@ -39,6 +39,20 @@ class NonFiniteLoss(TrialError):
     """The loss became infinite or not a number."""
 
 
+class StorageError(MyosotisError):
+    """A file of a study cannot be written, or does not hold what was written."""
+
+
+class Held(MyosotisError):
+    """Another process holds the lock on what this one needs."""
+
+
+class Interrupted(MyosotisError):
+    """The study was asked to stop; what ran is saved."""
+
+    exit_code = 130
+
+
 class TrialsFailed(MyosotisError):
     """The study is over, and some of its trials failed."""
 

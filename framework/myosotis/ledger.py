@@ -4,6 +4,9 @@ studies/<study>/study.json                      which trials answer the study's 
 studies/<study>/<trial>/config.yaml manifest.json scores.jsonl metrics.jsonl adapter/ checkpoints/
 studies/<study>/<trial>/result.json             written last: the trial is finished
 studies/<study>/<trial>/error.txt               the trial failed
+studies/<study>/<trial>/log.txt                 what was logged and warned while it ran
+studies/<study>/cohorts.json                    which trials train together, on how many threads
+studies/<study>/.locks/                         who runs which trial
 studies/.base/<key>.json                        rows of the untouched base, shared by all studies
 """
 
@@ -13,13 +16,13 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.errors import ConfigurationError, StorageError, unknown_name
+from myosotis.storage import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +52,8 @@ RESULT_COLUMNS = (
     "tokens",
     "peak_memory_bytes",
 )
+
+DAMAGED = "something else damaged it. Put it back from a copy, or move {} away and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -150,19 +155,13 @@ def file_hash(paths: Iterable[Path]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        StorageError: the disk is full, the folder read-only …; the file is as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -171,8 +170,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        StorageError: it holds something else.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not even text
+        raise StorageError(f"{path} must hold JSON, but {error}; {DAMAGED.format('it')}") from error
 
 
 def _finite(value: Any) -> Any:
@@ -192,11 +198,19 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Read scores back."""
+    """Read scores back.
+
+    Raises:
+        StorageError: a line does not hold a score; scores are written whole, so none may be left out.
+    """
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [score_from(row) for row in rows]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [score_from(json.loads(line)) for line in lines if line]
+    except (ValueError, TypeError, AttributeError) as error:
+        damaged = DAMAGED.format("its run folder")
+        raise StorageError(f"{path} must hold one score a line, but {error}; {damaged}") from error
 
 
 def score_from(row: Mapping[str, Any]) -> Score:
@@ -212,34 +226,55 @@ def status(folder: Path) -> Status:
     return "failed" if (folder / "error.txt").is_file() else "unfinished"
 
 
-def place(studies: Path, study: str, trial: str, force: bool = False) -> str:
+class Attempt(NamedTuple):
+    """A run folder: a trial's first one has its name, later ones `<trial>.<number>`."""
+
+    study: str
+    number: int
+    name: str
+
+
+def list_attempts(studies: Path) -> dict[str, list[Attempt]]:
+    """List the run folders of all studies by trial; each study's folder is read once."""
+    found: dict[str, list[Attempt]] = {}
+    for study in _names(studies):
+        for name in _names(studies / study):
+            trial, dot, number = name.partition(".")
+            if not dot or number.isdecimal():
+                found.setdefault(trial, []).append(Attempt(study, int(number or 1), name))
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:  # not there, or no folder
+        return []
+
+
+def place(
+    studies: Path,
+    study: str,
+    trial: str,
+    force: bool = False,
+    attempts: Mapping[str, Sequence[Attempt]] | None = None,
+) -> str:
     """Choose a trial's run folder, relative to its study's.
 
     The newest of this study where there is one; else a finished one of another study, which is reused;
-    else a new one. `force` gives one beside the finished ones.
+    else a new one. `force` gives one beside the finished ones. Many trials share one `list_attempts`.
     """
-    own = _attempts(studies / study, trial)
-    if own and not (force and status(own[-1]) == "finished"):
-        return own[-1].name
+    found = (list_attempts(studies) if attempts is None else attempts).get(trial, [])
+    own = [each.name for each in sorted(found) if each.study == study]
+    if own and not (force and status(studies / study / own[-1]) == "finished"):
+        return own[-1]
     if own:
         return f"{trial}.{len(own) + 1}"
-    others = [path for path in sorted(studies.glob(f"*/{trial}*")) if _attempt(path.name, trial)]
+    others = [studies / each.study / each.name for each in sorted(found)]
     finished = [path for path in others if status(path) == "finished"]
     if finished and not force:
         return os.path.relpath(max(finished, key=lambda path: path.stat().st_mtime), studies / study)
     return trial
-
-
-def _attempt(name: str, trial: str) -> int | None:
-    rest = name.removeprefix(trial)
-    if rest == "":
-        return 1
-    return int(rest[1:]) if rest[0] == "." and rest[1:].isdigit() else None
-
-
-def _attempts(study: Path, trial: str) -> list[Path]:
-    found = [(number, path) for path in study.glob(f"{trial}*") if (number := _attempt(path.name, trial))]
-    return [path for _, path in sorted(found)]
 
 
 def write_study(folder: Path, command: Sequence[str], entries: Sequence[TrialEntry]) -> list[TrialEntry]:
@@ -281,12 +316,13 @@ def read_study(folder: Path) -> StudyRecord:
     columns: dict[str, dict[str, Any]] = {}
     for entry in read_entries(folder):
         run = folder / entry.folder
-        result = read_json(run / "result.json") if status(run) == "finished" else {}
+        state = status(run)
+        result = read_json(run / "result.json") if state == "finished" else {}
         for column in result.get("columns", []):
             columns.setdefault(column["task"], column)
-        trials.append(_trial_row(entry, run, result))
+        trials.append(_trial_row(entry, run, state, result))
         common = {"trial": entry.id, "arm": entry.arm, "overrides": entry.overrides, "seed": entry.seed}
-        scores += [{**common, **asdict(score)} for score in read_scores(run / "scores.jsonl")]
+        scores += [{**common, **vars(score)} for score in read_scores(run / "scores.jsonl")]
     ordered = sorted(columns.values(), key=lambda column: column["role"] == "probe")
     frame = pd.DataFrame(ordered, columns=["task", "role", "metric", "higher_is_better"])
     return StudyRecord(
@@ -298,7 +334,7 @@ def read_study(folder: Path) -> StudyRecord:
     )
 
 
-def _trial_row(entry: TrialEntry, run: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+def _trial_row(entry: TrialEntry, run: Path, state: Status, result: Mapping[str, Any]) -> dict[str, Any]:
     error = run / "error.txt"
     numbers = {
         name: math.nan if result.get(name) is None and name != "metric" else result.get(name)
@@ -311,7 +347,7 @@ def _trial_row(entry: TrialEntry, run: Path, result: Mapping[str, Any]) -> dict[
         "configuration": entry.configuration,
         "seed": entry.seed,
         "order": entry.order,
-        "status": status(run),
+        "status": state,
         "error": error.read_text(encoding="utf-8").split("\n")[0] if error.is_file() else None,
         **numbers,
         "swept": dict(entry.swept),

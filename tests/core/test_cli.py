@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import myosotis
 from myosotis import cli
 from myosotis.errors import ConfigurationError
-from myosotis.ledger import StudyRecord
+from myosotis.ledger import StudyRecord, TrialEntry, write_json, write_study, write_text
 from tests.core.commands import COLUMNS, python, toy
 
 
@@ -126,6 +127,8 @@ def test_mistake_ends_before_anything_is_written(call, tmp_path: Path, mistake: 
     [
         (["report", "nothing"], ["no study named 'nothing'"]),
         (["results", "nothing"], ["no study named 'nothing'"]),
+        (["clean", "nothing"], ["no study named 'nothing'"]),
+        (["clean"], ["Missing argument 'study'"]),
         (["plugins", "show", "pul"], ["no plugin named 'pul'", "Did you mean pull"]),
         (["evaluate", "model"], ["something to score on"]),
         (["results", "nothing", "--format", "xml"], ["xml"]),
@@ -169,7 +172,7 @@ def test_version(call) -> None:  # type: ignore[no-untyped-def]
 def test_help_names_every_command(call) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = call("--help")
     assert code == 0
-    for command in ("run", "report", "results", "evaluate", "plugins"):
+    for command in ("run", "report", "results", "evaluate", "clean", "plugins"):
         assert f" {command} " in out
 
 
@@ -268,3 +271,79 @@ def test_report_is_written_anew(call, study: StudyRecord) -> None:  # type: igno
     assert page.read_text(encoding="utf-8").startswith("<!")
     assert "report.html" in out
     assert "plain" in out
+
+
+# clean
+
+
+class Answer(io.StringIO):
+    """What somebody types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def cluttered(tmp_path: Path) -> Path:
+    """A study of one finished trial that left its checkpoints: 4,096 bytes and their folder."""
+    folder = tmp_path / "studies" / "toy"
+    write_study(folder, [], [TrialEntry("0123456789ab", "0123456789ab", "pull", {}, 0, "")])
+    write_text(folder / "0123456789ab" / "checkpoints" / "stage1-end-0.pt", "x" * 4096)
+    write_json(folder / "0123456789ab" / "result.json", {})
+    return folder / "0123456789ab" / "checkpoints"
+
+
+SAID = [
+    r"checkpoints of finished trials: 1 \(\d+(\.\d)? kB\)",
+    r" +\d+(\.\d)? kB  studies/toy/0123456789ab/checkpoints",
+    r"in all: 1 \(\d+(\.\d)? kB\)",
+]
+
+
+def test_clean_says_and_removes_nothing_by_itself(call, cluttered: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = call("clean", "toy")
+    assert (code, err) == (0, "")
+    end = "nothing was removed; to remove this, run the same command with --yes"
+    assert re.fullmatch("\n".join([*SAID, end, ""]), out)
+    assert cluttered.is_dir()
+
+
+def test_clean_removes_what_it_says(call, cluttered: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = call("clean", "toy", "--yes")
+    assert (code, err) == (0, "")
+    assert re.fullmatch("\n".join([*SAID, r"removed 1 \(\d+(\.\d)? kB\)", ""]), out)
+    assert not cluttered.exists()
+    assert call("clean", "toy", "--yes")[:2] == (0, "there is nothing to remove\n")
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("toy", True), ("yes", False), ("", False)])
+def test_clean_asks_for_the_studys_name(  # type: ignore[no-untyped-def]
+    call, cluttered: Path, monkeypatch: pytest.MonkeyPatch, answer: str, removed: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Answer(f"{answer}\n"))
+    code, out, _ = call("clean", "toy")
+    assert code == 0
+    assert "to remove this, type the study's name (toy)" in out
+    assert cluttered.exists() is not removed
+    assert ("nothing was removed" in out) is not removed
+
+
+def test_clean_removes_more_where_that_is_asked_for(call, cluttered: Path) -> None:  # type: ignore[no-untyped-def]
+    run = cluttered.parent
+    for name in ("wandb/offline-run-1-a/run-a.wandb", "adapter/adapter_model.safetensors"):
+        write_text(run / name, "x")
+    for option, name in (("--wandb", "wandb"), ("--adapters", "adapter")):
+        assert (run / name).is_dir()
+        assert call("clean", "toy", "--yes", option)[0] == 0
+        assert not (run / name).exists()
+    unlisted = run.with_name("aaaaaaaaaaaa")
+    newer = run.with_name(f"{run.name}.2")
+    for folder in (unlisted, newer):
+        write_json(folder / "result.json", {})
+    assert call("clean", "toy", "--yes", "--superseded")[0] == 0
+    assert (run.is_dir(), unlisted.is_dir()) == (True, True)
+    assert call("clean", "toy", "--yes", "--unlisted")[0] == 0
+    assert (run.is_dir(), unlisted.is_dir()) == (True, False)
+    write_study(run.parent, [], [TrialEntry(run.name, newer.name, "pull", {}, 0, "")])
+    assert call("clean", "toy", "--yes", "--superseded")[0] == 0
+    assert (run.is_dir(), newer.is_dir()) == (False, True)
