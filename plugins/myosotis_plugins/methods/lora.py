@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Context, Method, Model
+from myosotis.interfaces import Context, Method, Model, StackedOperation
+from myosotis_plugins.methods.low_rank import stacked
 from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
@@ -76,6 +77,11 @@ class LoRA(Method):
             )
             adapted: nn.Module = get_peft_model(model.module, config)
         return adapted
+
+    @classmethod
+    def stack(cls, layers: Sequence[nn.Module]) -> StackedOperation | None:
+        """Add the low-rank products of all trials to a layer at once."""
+        return stacked(layers)
 
 
 def linear_layers(model: Model, targets: str | list[str], frozen: frozenset[str]) -> list[str]:
