@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from myosotis.errors import ConfigurationError, PluginError, located
-from myosotis.interfaces import Context, Method, Model
+from myosotis.interfaces import Blocks, Context, Method, Model
+from myosotis.prefix import frozen_prefix
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,12 @@ class Adapted:
     Attributes:
         model: the module to train, and its tokenizer.
         silent: modules of the base that run without dropout while the rest trains.
+        prefix: the blocks from the first on in which nothing trains, where nothing before them does either.
     """
 
     model: Model
     silent: tuple[nn.Module, ...]
+    prefix: Blocks = field(default_factory=Blocks)
 
     def train(self) -> None:
         """Put the module into training mode, with the frozen base's dropout off."""
@@ -54,7 +57,13 @@ def frozen_names(model: Model, methods: Mapping[str, Method]) -> frozenset[str]:
     return frozenset(frozen)
 
 
-def adapt(model: Model, methods: Mapping[str, Method], context: Context, trains: bool) -> Adapted:
+def adapt(
+    model: Model,
+    methods: Mapping[str, Method],
+    context: Context,
+    trains: bool,
+    blocks: Callable[[nn.Module], Blocks] = lambda module: Blocks(),
+) -> Adapted:
     """Let every method adapt the model, in the order in which they were given.
 
     Args:
@@ -62,6 +71,7 @@ def adapt(model: Model, methods: Mapping[str, Method], context: Context, trains:
         methods: the trial's methods by name.
         context: holds `frozen`, as `frozen_names` collected it.
         trains: whether there is anything to train for.
+        blocks: finds the blocks of the adapted module, as its model factory does.
 
     Raises:
         ConfigurationError: nothing is left to train.
@@ -74,7 +84,9 @@ def adapt(model: Model, methods: Mapping[str, Method], context: Context, trains:
             module = method.adapt(replace(model, module=module), context)
     for parameter in context.frozen:
         base_parameters[parameter].requires_grad_(False)
-    adapted = Adapted(replace(model, module=module), _silent(base_modules, base_parameters))
+    prefix = frozen_prefix(blocks(module))
+    silent = (*_silent(base_modules, base_parameters), *_silent_before(prefix, module))
+    adapted = Adapted(replace(model, module=module), silent, prefix)
     if trains and not adapted.trainable():
         total = sum(parameter.numel() for parameter in base_parameters.values())
         raise ConfigurationError(
@@ -99,6 +111,21 @@ def _silent(
         for depth in range(name.count(".") + 1)
     }
     return tuple(module for name, module in modules.items() if _owner(name, owners) not in training)
+
+
+def _silent_before(prefix: Blocks, module: nn.Module) -> Iterator[nn.Module]:
+    """Find what else runs without dropout, so that what goes into a frozen first block is always the same.
+
+    It is what runs before that block, and the modules around it, whose own dropout is mostly on its input.
+    """
+    for each in prefix.before:
+        yield from each.modules()
+    if prefix:
+        yield from (each for each in module.modules() if _around(each, prefix.chain[0]))
+
+
+def _around(module: nn.Module, block: nn.Module) -> bool:
+    return module is not block and any(each is block for each in module.modules())
 
 
 def _parent(name: str, depth: int) -> str:

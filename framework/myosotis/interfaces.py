@@ -189,12 +189,31 @@ class Task:
         return next(iter(self.metrics))
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a model that run one after another, and what comes before the first.
+
+    Attributes:
+        before: modules that have run when the first block starts, such as embeddings.
+        chain: in the order of running; each takes the hidden states of the one before, gives its own alone
+            or first in a tuple, and treats every row by itself.
+    """
+
+    before: tuple[nn.Module, ...] = ()
+    chain: tuple[nn.Module, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.chain)
+
+
 class ModelFactory(Plugin):
     """Gives a pretrained base."""
 
     @abstractmethod
     def load(self, objectives: Collection[Objective]) -> Model:
         """Load the base with its weights, as the objectives need it; every parameter may train.
+
+        The same weights every time: what is initialised anew comes from a seed that is the same for all.
 
         Raises:
             ModelError: weights are missing, of a refused kind, or do not fit.
@@ -211,6 +230,14 @@ class ModelFactory(Plugin):
     @abstractmethod
     def save(self, model: Model, folder: Path) -> None:
         """Write what training changed, as an adapter or as whole weights, into an empty folder."""
+
+    def mixes_rows(self, layer: nn.Module) -> bool:
+        """Tell a layer whose rows regard each other: in a cohort it runs over each trial's rows apart."""
+        return False
+
+    def blocks(self, module: nn.Module) -> Blocks:
+        """Find the blocks in a module that came of this base: adapted, a copy, or an outline; may be none."""
+        return Blocks()
 
 
 @dataclass(frozen=True)
@@ -242,6 +269,10 @@ class Context:
     training_batches: Callable[[int], Iterator[Any]]
 
 
+StackedOperation: TypeAlias = Callable[[Tensor, Tensor, Sequence[slice]], Tensor]
+"""Given a layer's input, its base's output and each trial's rows of both, the output with all additions."""
+
+
 class Method(Plugin):
     """One ingredient of how a model is adapted; a trial composes several.
 
@@ -261,6 +292,15 @@ class Method(Plugin):
     def adapt(self, model: Model, context: Context) -> nn.Module:
         """Insert adapters or wrap, once; give the module to train. May be called on an outline."""
         return model.module
+
+    @classmethod
+    def stack(cls, layers: Sequence[nn.Module]) -> StackedOperation | None:
+        """Give one operation for layers that `adapt` put in the place of one layer of the base.
+
+        Each is another trial's, and the operation gets each one's rows, which may be none. It may write
+        into the base's output. None leaves them to be called one by one.
+        """
+        return None
 
     def training_data(
         self, stage: Stage, data: Mixture, seen: Mapping[str, Rows], context: Context

@@ -10,6 +10,7 @@ from torch import nn
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Method, Model
+from myosotis_plugins.blocks import find_blocks
 
 MYOSOTIS_API = 1
 
@@ -26,6 +27,8 @@ class Freeze(Method):
         pattern: a regular expression searched for in the parameters' names.
         embeddings: the embeddings of tokens and positions, and with them a tied head.
     """
+
+    cohort_fields = frozenset({"first", "last", "blocks", "pattern", "embeddings"})
 
     def __init__(
         self, first: int = 0, last: int = 0, blocks: str = "", pattern: str = "", embeddings: bool = False
@@ -93,21 +96,6 @@ def parse_ranges(text: str) -> tuple[int, ...]:
             raise ConfigurationError(f"blocks must be ranges such as '0-3,7', but got {text!r}")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return tuple(numbers)
-
-
-def find_blocks(module: nn.Module) -> nn.ModuleList:
-    """Find a transformer's blocks: the list of modules as long as its configuration says.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    count = getattr(getattr(module, "config", None), "num_hidden_layers", None)
-    for each in module.modules():
-        if isinstance(each, nn.ModuleList) and len(each) == count:
-            return each
-    raise ConfigurationError(
-        f"this model ({type(module).__name__}) has no blocks to count; choose what to freeze with pattern"
-    )
 
 
 def _compiled(pattern: str) -> re.Pattern[str] | None:

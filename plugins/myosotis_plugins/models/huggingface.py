@@ -12,7 +12,8 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ModelError
-from myosotis.interfaces import Model, ModelFactory, Objective, file_hash
+from myosotis.interfaces import Blocks, Model, ModelFactory, Objective, file_hash
+from myosotis_plugins.blocks import chained_blocks
 from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
@@ -93,12 +94,24 @@ class HuggingFace(ModelFactory):
             return file_hash(sorted({file for pattern in FILES for file in Path(self.path).glob(pattern)}))
         return f"{self.path}@{self._commit()}"
 
+    def mixes_rows(self, layer: nn.Module) -> bool:
+        """In 8 bits, columns with outliers are looked for in the whole batch."""
+        if self.quantization != "8bit":
+            return False
+        from bitsandbytes.nn import Linear8bitLt
+
+        return isinstance(layer, Linear8bitLt)
+
     def save(self, model: Model, folder: Path) -> None:
         """Write a PEFT adapter where there is one, else the whole model, and the tokenizer."""
         with quiet_libraries():
             model.module.save_pretrained(folder)  # type: ignore[operator]
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
+
+    def blocks(self, module: nn.Module) -> Blocks:
+        """Find the transformer's blocks; in 8 bits there are none, for rows share the columns left out."""
+        return Blocks() if self.quantization == "8bit" else chained_blocks(module)
 
     def _arguments(self) -> dict[str, Any]:
         return {
