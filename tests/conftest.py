@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_environment() -> None:
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_", "MYOSOTIS_"))]:
         del os.environ[name]
+    os.environ["MYOSOTIS_CACHE"] = str(tmp_path_factory.mktemp("cache"))

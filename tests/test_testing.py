@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -48,6 +48,7 @@ from myosotis.testing import (
 )
 from myosotis.testing.plugin import PluginTestSuite
 from tests import toy
+from tests.core.hazards import Side
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,11 @@ class TestPlain(OnToys):
 class TestPull(OnToys):
     def make(self) -> Method:
         return toy.Pull(strength=0.5)
+
+
+class TestSide(OnToys):
+    def make(self) -> Method:
+        return Side()
 
 
 class TestStill(OnToys):
@@ -209,6 +215,22 @@ class UnknownCohortField(Method):
     """A cohort field that is no parameter."""
 
     cohort_fields = frozenset({"rank"})
+
+
+class TalksToOthers(Side):
+    """Pulls its paths towards where those of the trial before are: what all its instances share.
+
+    Args:
+        width: of the paths.
+    """
+
+    shared: ClassVar[list[torch.Tensor]] = []
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> torch.Tensor | None:
+        own = torch.cat([each.flatten() for each in module.parameters() if each.requires_grad])
+        before = self.shared[-1] if self.shared else own.detach()
+        self.shared.append(own.detach())
+        return ((own - before) ** 2).sum()
 
 
 class SecretKeeper(Method):
@@ -566,6 +588,7 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (OnToys, "locations_are_parameters", UnknownLocation),
     (OnToys, "fingerprint_is_stable", ChangingFingerprint),
     (OnToys, "cohort_fields_are_parameters", UnknownCohortField),
+    (OnToys, "a_cohort_gives_the_numbers_of_each_trial_alone", TalksToOthers),
     (OnToys, "says_what_it_stores", SecretKeeper),
     (OnToys, "adapts_an_outline", RealOnAnOutline),
     (OnToys, "adapts_an_outline", OtherOnAnOutline),

@@ -4,56 +4,78 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TextIO
+
+from myosotis.events import Event
 
 
 class Progress:
     """Prints how far a study has come: a line that rewrites itself on a terminal, plain lines elsewhere.
 
     Args:
-        trials: how many trials are to run.
+        names: what the trials that are to run are called, by their ids.
         stream: where to print.
     """
 
-    def __init__(self, trials: int, stream: TextIO | None = None) -> None:
-        self.trials = trials
+    def __init__(self, names: Mapping[str, str], stream: TextIO | None = None) -> None:
+        self.names = names
         self.stream = stream or sys.stderr
-        self.begun = 0
+        self.numbers = {trial: number for number, trial in enumerate(names, 1)}
+        self.running: dict[str, float] = {}
+        self.begun: dict[str, float] = {}
+        self.ended = 0
         self.started = time.monotonic()
 
     def study(self, name: str, total: int, finished: int) -> None:
         """Say which study runs, and how much of it is done already."""
         self._line(f"study {name}: {total} trials, {finished} finished, {total - finished} to run")
 
-    @contextmanager
-    def trial(self, name: str) -> Iterator[Callable[[int, int], None]]:
-        """Announce a trial, follow its steps, and say how it ended."""
-        self.begun += 1
-        where = f"[{self.begun}/{self.trials}] {name}"
-        self._line(f"{where}: begins, {self._left(self.begun - 1)}", rewritten=True)
-        started = time.monotonic()
+    def note(self, text: str) -> None:
+        """Say something about the study as a whole."""
+        self._line(text)
 
-        def step(done: int, total: int) -> None:
+    def take(self, event: Event) -> None:
+        """Follow what befalls a trial."""
+        if event.kind == "begins":
+            self.begun.setdefault(event.trial, time.monotonic())
+            self.running[event.trial] = 0.0
+            self._line(f"{self._where(event.trial)}: begins, {self._left()}", rewritten=True)
+        elif event.kind == "step":
+            self.running[event.trial] = event.done / max(1, event.total)
             if self.stream.isatty():
-                left = self._left(self.begun - 1 + done / max(1, total))
-                self._line(f"{where}: step {done}/{total}, {left}", rewritten=True)
+                self._line(self._running(event), rewritten=True)
+        else:
+            self.running.pop(event.trial, None)
+            self.ended += event.kind != "stopped"
+            self._line(f"{self._where(event.trial)}: {self._end(event)}")
 
-        try:
-            yield step
-        except BaseException as error:
-            self._line(
-                f"{where}: failed, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
-            raise
-        self._line(f"{where}: done in {time.monotonic() - started:.1f} s, {self._left(self.begun)}")
+    def _running(self, event: Event) -> str:
+        if len(self.running) == 1:
+            return f"{self._where(event.trial)}: step {event.done}/{event.total}, {self._left()}"
+        done = sum(self.running.values()) / len(self.running)
+        return f"{len(self.running)} trials run, {done:.0%} of their steps done, {self._left()}"
 
-    def _left(self, done: float) -> str:
+    def _end(self, event: Event) -> str:
+        if event.kind == "failed":
+            return f"failed, {event.error}"
+        if event.kind == "stopped":
+            return "stopped and saved"
+        if event.trial not in self.begun:
+            return f"done by another command, {self._left()}"
+        return f"done in {time.monotonic() - self.begun[event.trial]:.1f} s, {self._left()}"
+
+    def _where(self, trial: str) -> str:
+        return f"[{self.numbers[trial]}/{len(self.names)}] {self.names[trial]}"
+
+    def _left(self) -> str:
+        done = self.ended + sum(self.running.values())
         if done <= 0:
             return "time left not known yet"
-        seconds = (time.monotonic() - self.started) / done * (self.trials - done)
-        return f"about {duration(seconds)} left" if self.trials > done else "none left"
+        if self.ended == len(self.names):
+            return "none left"
+        seconds = (time.monotonic() - self.started) / done * (len(self.names) - done)
+        return f"about {duration(seconds)} left"
 
     def _line(self, text: str, rewritten: bool = False) -> None:
         terminal = self.stream.isatty()

@@ -8,30 +8,42 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from myosotis.config import Composer, composer, explained, is_name, plain
-from myosotis.errors import ConfigurationError, MyosotisError, PluginError, TrialError, TrialsFailed
+from myosotis.errors import (
+    ConfigurationError,
+    MyosotisError,
+    PluginError,
+    StorageError,
+    TrialError,
+    TrialsFailed,
+)
 from myosotis.ledger import (
     StudyRecord,
     TrialEntry,
     find_study,
+    list_attempts,
     place,
-    read_entries,
     read_study,
     status,
     write_study,
 )
+from myosotis.locks import StudyLock
+from myosotis.options import Options
 from myosotis.plugins import Registry, load_registry
 from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, whole_study
 from myosotis.progress import Progress
 from myosotis.resolve import Resolver, TrialConfig
+
+if TYPE_CHECKING:
+    from myosotis.cohort import Job
 
 
 @dataclass(frozen=True)
@@ -114,29 +126,51 @@ def sweep(
         loader: Hydra's configuration loader.
         task: what runs one trial.
     """
+    layout = lay_out(arguments, params, master, loader, task)
+    folder, left = layout.folder, layout.left
+    task.begin(folder.name, len(layout.planned), left)
+    task.check()
+    try:
+        with StudyLock(folder):
+            write_study(folder, arguments, [each.entry for each in layout.planned])
+    except (OSError, StorageError) as error:
+        raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
+    jobs = [_overrides(each, folder.name) for each in left]
+    returns = launcher.launch(jobs, initial_job_idx=0) if jobs else []
+    return finish(folder, task.workspace.registry, returns, bool(left))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A study before it runs: its folder, all its trials, and those that are left."""
+
+    folder: Path
+    planned: Sequence[PlannedTrial]
+    left: Sequence[PlannedTrial]
+
+
+def lay_out(
+    arguments: Sequence[str], params: Mapping[str, Any], master: DictConfig, loader: Any, task: TrialTask
+) -> Layout:
+    """Plan a study: nothing is written.
+
+    Raises:
+        ConfigurationError: a trial's configuration is not what it must be.
+    """
     compose = Composer(loader)
-    config_name = task.config_name
-    points = expand(compose, config_name, arguments, plain(master.arms) or {}, params)
+    points = expand(compose, task.config_name, arguments, plain(master.arms) or {}, params)
     name = master.study or default_name(compose, arguments)
     if not is_name(name):
         raise ConfigurationError(
             f"study must be a name of letters, digits, '.', '_' and '-', but got {name!r}"
         )
     folder = task.workspace.studies / name
-    planned = plan(compose, config_name, points, folder, task.resolver, bool(master.force))
-    left = [each for each in planned if status(folder / each.entry.folder) != "finished"]
-    task.begin(name, len(planned), left)
-    task.check(left)
-    try:
-        write_study(folder, arguments, [each.entry for each in planned])
-    except OSError as error:
-        raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
-    jobs = [_job(each, name) for each in left]
-    returns = launcher.launch(jobs, initial_job_idx=0) if jobs else []
-    return finish(folder, task.workspace.registry, returns, bool(left))
+    planned = plan(compose, task.config_name, points, folder, task.resolver, bool(master.force))
+    left = [each for each in planned if status(run_folder(folder, each.entry)) != "finished"]
+    return Layout(folder, planned, left)
 
 
-def _job(planned: PlannedTrial, study: str) -> list[str]:
+def _overrides(planned: PlannedTrial, study: str) -> list[str]:
     arm = planned.entry.arm.replace("\\", "\\\\").replace("'", "\\'")
     return [*planned.overrides, f"study={study}", f"arm='{arm}'"]
 
@@ -154,6 +188,7 @@ def plan(
     Trials that come out the same are one.
     """
     planned: dict[str, PlannedTrial] = {}
+    attempts = list_attempts(folder.parent)
     for point in points:
         config = compose.compose(config_name, point.overrides)
         trial = resolver.resolve(config)
@@ -161,7 +196,7 @@ def plan(
             continue
         entry = TrialEntry(
             id=trial.id,
-            folder=place(folder.parent, folder.name, trial.id, force),
+            folder=place(folder.parent, folder.name, trial.id, force, attempts),
             arm=point.arm or " + ".join(trial.methods) or "base",
             swept=point.swept,
             seed=trial.seed,
@@ -175,7 +210,7 @@ def plan(
 
 
 class TrialTask:
-    """Hydra's task function: runs the trial of one composed configuration."""
+    """Hydra's task function: runs the trial of one composed configuration, or a study's trials together."""
 
     def __init__(self, registry: Registry, studies: Path, config_name: str) -> None:
         from myosotis.workspace import Workspace
@@ -183,65 +218,100 @@ class TrialTask:
         self.config_name = config_name
         self.workspace = Workspace(studies, registry)
         self.resolver = Resolver(registry)
-        self.progress = Progress(0)
+        self.study = ""
+        self.left: Sequence[PlannedTrial] = ()
+        self.stackable: dict[str, bool] = {}
+        self.progress = Progress({})
 
-    def check(self, planned: Sequence[PlannedTrial]) -> None:
-        """Find what would stop these trials, before anything trains."""
-        from myosotis.trial import check_trial
+    def begin(self, study: str, total: int, left: Sequence[PlannedTrial]) -> None:
+        """Say what is about to run."""
+        self.study, self.left = study, left
+        self.progress = Progress({each.entry.id: _name(each.entry) for each in left})
+        self.progress.study(study, total, total - len(left))
 
-        for each in planned:
+    def check(self) -> None:
+        """Find what would stop the trials that are left, before anything trains."""
+        from myosotis.check import TrialCheck
+
+        check = TrialCheck(self.workspace)
+        for each in self.left:
             where = f"in the trial {' '.join(each.overrides) or 'by default'}"
             try:
-                check_trial(each.config, self.workspace)
+                self.stackable[each.entry.id] = check(each.config) is None
             except MyosotisError as error:
                 raise type(error)(f"{error} ({where})") from error
             except Exception as error:  # a plugin's own, which must not be a traceback either
                 raise PluginError(f"{type(error).__name__}: {error} ({where})") from error
 
-    def begin(self, study: str, total: int, left: Sequence[PlannedTrial]) -> None:
-        """Say what is about to run."""
-        self.progress = Progress(len(left))
-        self.progress.study(study, total, total - len(left))
-
     def __call__(self, config: DictConfig) -> None:
-        """Run the trial in the place that its study gave it."""
-        from myosotis.trial import run_trial
-
+        """Run one trial in the place that its study gave it: what any of Hydra's launchers calls."""
         trial = self.resolver.resolve(config)
-        folder = self.workspace.studies / str(config.study)
-        entry = next((each for each in read_entries(folder) if each.id == trial.id), None)
-        if entry is None:
+        planned = next((each for each in self.left if each.entry.id == trial.id), None)
+        if planned is None:
             raise TrialError(
-                f"the trial must be one that study {folder.name} lists, but its id came out as {trial.id}: a "
+                f"the trial must be one that study {self.study} lists, but its id came out as {trial.id}: a "
                 "configuration file or data changed while the study ran. Run the command again"
             )
-        name = f"{entry.configuration} seed={entry.seed}"
-        run_folder = (folder / entry.folder).resolve()
-        try:
-            with self.progress.trial(name) as progress:
-                run_trial(trial, run_folder, folder.name, name, self.workspace, progress)
-        except Exception as error:
-            text = os.path.relpath(run_folder / "error.txt")
-            raise TrialError(f"{name}: {_first_line(error)}\n    {text}") from error
+        failed = self._launch([planned], Options(cohort=1, workers=1))
+        if failed:
+            raise TrialError(failed[trial.id])
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], options: Options) -> list[JobReturn]:
+        """Run the study's trials on this machine; what became of each stands in its return.
+
+        Raises:
+            Interrupted: asked to stop; everything is saved.
+        """
+        failed = self._launch(self.left, options)
+        folder = self.workspace.studies / self.study
+        returns = []
+        for planned, overrides in zip(self.left, job_overrides, strict=True):
+            job = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+            if status(run_folder(folder, planned.entry)) != "finished":
+                job.status = JobStatus.FAILED
+                job.return_value = TrialError(
+                    failed.get(planned.entry.id, f"{_name(planned.entry)}: not run")
+                )
+            returns.append(job)
+        return returns
+
+    def _launch(self, planned: Sequence[PlannedTrial], options: Options) -> dict[str, str]:
+        from myosotis.launching import Launch
+
+        folder = self.workspace.studies / self.study
+        launch = Launch(
+            folder,
+            [_job(each, folder) for each in planned],
+            [each.config for each in planned],
+            self.stackable,
+            self.resolver,
+            self.workspace,
+            self.progress,
+            options,
+        )
+        names = {each.entry.id: each for each in planned}
+        return {
+            trial: f"{_name(names[trial].entry)}: {error}\n    "
+            + os.path.relpath(folder / names[trial].entry.folder / "error.txt")
+            for trial, error in launch.run().items()
+        }
 
 
-def launch_local(
-    job_overrides: Sequence[Sequence[str]], master: DictConfig, loader: Any, task: Any
-) -> list[JobReturn]:
-    """Run jobs one after another in this process; one that fails does not end the others."""
-    returns = []
-    for overrides in job_overrides:
-        job = JobReturn(overrides=list(overrides), status=JobStatus.UNKNOWN)
-        try:
-            config = loader.load_sweep_config(master, list(overrides))
-            job.cfg = config
-            job.return_value = task(config)
-            job.status = JobStatus.COMPLETED
-        except Exception as error:  # whatever befell a trial; the others go on
-            job.return_value = error
-            job.status = JobStatus.FAILED
-        returns.append(job)
-    return returns
+def _name(entry: TrialEntry) -> str:
+    return f"{entry.configuration} seed={entry.seed}"
+
+
+def _job(planned: PlannedTrial, folder: Path) -> Job:
+    from myosotis.cohort import Job
+
+    config = {**planned.config.resolved, "logger": OmegaConf.to_container(planned.config.logger)}
+    own = run_folder(folder, planned.entry)
+    return Job(planned.entry.id, _name(planned.entry), own, folder.name, config)
+
+
+def run_folder(study: Path, entry: TrialEntry) -> Path:
+    """Give a trial's run folder, where its study's folder need not be there yet."""
+    return Path(os.path.normpath(study.resolve() / entry.folder))
 
 
 def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: bool) -> StudyRecord:

@@ -1,15 +1,16 @@
-"""Training one stage with Lightning, which is imported here alone."""
+"""Training one stage of the trials of a cohort with Lightning, which is imported here alone."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,10 +18,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from myosotis.adaptation import Adapted
-from myosotis.curriculum import MixtureSampler
+from myosotis.batches import BatchLoader, Group, MixedBatch, combine
 from myosotis.errors import ConfigurationError, NonFiniteLoss
 from myosotis.evaluation import Runtime
-from myosotis.interfaces import Batch, Context, Example, Loss, Method, Model, Objective, Task
+from myosotis.interfaces import Context, Loss, Method
+from myosotis.joint import JointForward
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -34,91 +36,6 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
 }
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rows of a batch that share an objective, collated."""
-
-    objective: Objective
-    rows: int
-    batch: Batch
-
-
-@dataclass(frozen=True)
-class MixedBatch:
-    """One training batch: its groups, what its rows are, and how many tokens they have."""
-
-    groups: tuple[Group, ...]
-    rows: tuple[tuple[str, int], ...]
-    tokens: int
-
-    def to(self, device: torch.device, **arguments: Any) -> MixedBatch:
-        """Move the tensors; Lightning calls this, since it would not look into frozen dataclasses."""
-        groups = (
-            replace(group, batch={name: value.to(device, **arguments) for name, value in group.batch.items()})
-            for group in self.groups
-        )
-        return replace(self, groups=tuple(groups))
-
-
-@dataclass(frozen=True)
-class EncodedPart:
-    """The encoded examples of one component of a mixture."""
-
-    task: Task
-    examples: Sequence[Example]
-
-
-class BatchLoader:
-    """Gives a stage's batches in the sampler's order; has a length, as Lightning's resume needs it."""
-
-    def __init__(self, parts: Sequence[EncodedPart], sampler: MixtureSampler, model: Model) -> None:
-        self.parts = parts
-        self.sampler = sampler
-        self.model = model
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[MixedBatch]:
-        return (self.collate(rows) for rows in self.sampler)
-
-    def collate(self, rows: Sequence[tuple[int, int]]) -> MixedBatch:
-        """Collate rows into one group an objective."""
-        grouped: dict[Objective, list[Example]] = {}
-        for part, index in rows:
-            grouped.setdefault(self.parts[part].task.objective, []).append(self.parts[part].examples[index])
-        return MixedBatch(
-            tuple(
-                Group(objective, len(examples), objective.collate(examples, self.model))
-                for objective, examples in grouped.items()
-            ),
-            tuple((self.parts[part].task.name, index) for part, index in rows),
-            sum(objective.tokens(example) for objective, examples in grouped.items() for example in examples),
-        )
-
-    def one_pass(self, batch_size: int) -> Iterator[MixedBatch]:
-        """Give every example once, in order: for methods that measure something over the data."""
-        for number, part in enumerate(self.parts):
-            indices = [(number, index) for index in range(len(part.examples))]
-            for start in range(0, len(indices), batch_size):
-                yield self.collate(indices[start : start + batch_size])
-
-
-def mean_loss(module: nn.Module, batch: MixedBatch) -> Loss:
-    """Give the mean loss of a batch: of its groups' losses, weighted by their rows."""
-    return combine(
-        batch, lambda group: group.objective.loss(group.objective.forward(module, group.batch), group.batch)
-    )
-
-
-def combine(batch: MixedBatch, loss: Callable[[Group], Loss]) -> Loss:
-    """Weight the groups' losses by their rows; one group's loss stays as it is, to the bit."""
-    if len(batch.groups) == 1:
-        return loss(batch.groups[0])
-    total = sum(group.rows for group in batch.groups)
-    return torch.stack([loss(group) * (group.rows / total) for group in batch.groups]).sum()
-
-
 def overriding(methods: Mapping[str, Method], hook: str) -> dict[str, Method]:
     """Choose the methods that override a hook, so that the others cost nothing."""
     return {
@@ -128,61 +45,75 @@ def overriding(methods: Mapping[str, Method], hook: str) -> dict[str, Method]:
     }
 
 
-@dataclass(frozen=True)
-class StageOutcome:
-    """What training a stage took and did."""
+@dataclass(eq=False)
+class Member:
+    """One trial in a stage: what trains, on what, and how far it has come.
 
-    steps: int
-    tokens: int
-    seconds: float
+    Attributes:
+        context: as it is at the stage's beginning.
+        step: optimizer steps taken in this stage.
+        tokens: tokens trained on in this stage.
+        unlogged: the losses since the last entry of the training log.
+        optimizer_state: each parameter's, by its name; where a trial goes on, as it was.
+        active: whether it still trains: not once its stage is over or it has failed.
+        seconds: its share of the time that the training took.
+    """
 
+    adapted: Adapted
+    methods: Mapping[str, Method]
+    context: Context
+    loader: BatchLoader
+    trainer: TrainerConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    evaluate_every: int = 0
+    step: int = 0
+    tokens: int = 0
+    unlogged: list[float] = field(default_factory=list)
+    optimizer_state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    active: bool = True
+    seconds: float = 0.0
+    pending: list[tuple[int, MixedBatch, dict[str, Tensor]]] = field(default_factory=list)
 
-class StageModule(LightningModule):
-    """Joins the model, the methods' hooks and the optimizer for one stage."""
-
-    def __init__(
-        self,
-        adapted: Adapted,
-        methods: Mapping[str, Method],
-        context: Context,
-        optimizer: OptimizerConfig,
-        schedule: ScheduleConfig,
-    ) -> None:
-        super().__init__()
-        self.module = adapted.model.module
-        self.adapted = adapted
-        self.methods = methods
-        self.context = context
-        self.optimizer_config = optimizer
-        self.schedule_config = schedule
-        self.losses = overriding(methods, "loss")
-        self.penalties = overriding(methods, "penalty")
-        self.after_backward_methods = overriding(methods, "after_backward")
-        self.after_step_methods = overriding(methods, "after_step")
-        self.terms: dict[str, Tensor] = {}
+    def __post_init__(self) -> None:
+        self.losses = overriding(self.methods, "loss")
+        self.penalties = overriding(self.methods, "penalty")
+        self.after_backward = overriding(self.methods, "after_backward")
+        self.after_step = overriding(self.methods, "after_step")
         if len(self.losses) > 1:
             raise ConfigurationError(
                 f"methods {' and '.join(self.losses)} both replace the loss; a trial may have one that does"
             )
 
+    @property
+    def module(self) -> nn.Module:
+        """The trial's own module."""
+        return self.adapted.model.module
+
     def now(self) -> Context:
         """Give the context at the current step."""
-        return replace(self.context, step=int(self.global_step))
+        return replace(self.context, step=self.step)
 
-    def training_step(self, batch: MixedBatch, batch_idx: int) -> Tensor:
-        """Compute the loss and the methods' penalties."""
-        self.terms = {}
-        loss = combine(batch, self._group_loss)
-        self.terms["loss"] = loss.detach()
-        return loss
+    def batches(self) -> Iterator[MixedBatch]:
+        """Give the batches that are left."""
+        return self.loader.after(self.step * self.trainer.accumulate_grad_batches)
 
-    def _group_loss(self, group: Group) -> Loss:
-        outputs = group.objective.forward(self.module, group.batch)
+    def loss(self, batch: MixedBatch, outputs: Sequence[Any]) -> tuple[Loss, dict[str, Tensor]]:
+        """Give the loss with the methods' penalties, and what is logged of it."""
+        terms: dict[str, Tensor] = {}
+        losses = [
+            self._group_loss(group, output, terms)
+            for group, output in zip(batch.groups, outputs, strict=True)
+        ]
+        loss = combine(batch, losses)
+        return loss, {"loss": loss.detach(), **terms}
+
+    def _group_loss(self, group: Group, outputs: Any, terms: dict[str, Tensor]) -> Loss:
         loss = self._task_loss(group, outputs)
         for name, method in self.penalties.items():
             penalty = method.penalty(self.module, group.batch, outputs, self.now())
             if penalty is not None:
-                self.terms[f"penalty/{name}"] = penalty.detach()
+                terms[f"penalty/{name}"] = penalty.detach()
                 loss = loss + penalty
         return loss
 
@@ -193,24 +124,12 @@ class StageModule(LightningModule):
                 return replaced
         return group.objective.loss(outputs, group.batch)
 
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Let methods change the gradients, before they are clipped."""
-        for method in self.after_backward_methods.values():
-            method.after_backward(self.module, self.now())
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Give the optimizer's groups for what trains.
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer and its schedule anew."""
-        groups = self._parameter_groups()
-        settings: dict[str, Any] = {
-            "lr": self.optimizer_config.learning_rate,
-            "weight_decay": self.optimizer_config.weight_decay,
-        }
-        optimizer = OPTIMIZERS[self.optimizer_config.name](groups, **settings)
-        factor = learning_rate_factor(self.schedule_config, self.context.steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
+        Raises:
+            ConfigurationError: two methods give some.
+        """
         chosen = {
             name: groups
             for name, method in overriding(self.methods, "parameter_groups").items()
@@ -225,20 +144,168 @@ class StageModule(LightningModule):
 
     def _scaled(self, group: dict[str, Any]) -> dict[str, Any]:
         rest = {key: value for key, value in group.items() if key != "scale"}
-        return {"lr": self.optimizer_config.learning_rate * group.get("scale", 1.0), **rest}
+        rate = self.optimizer.learning_rate * group.get("scale", 1.0)
+        return {"lr": rate, "weight_decay": self.optimizer.weight_decay, **rest}
+
+
+@dataclass(frozen=True)
+class CohortBatch:
+    """The batches of the members that still train, each with its member's index."""
+
+    parts: tuple[tuple[int, MixedBatch], ...]
+
+    def to(self, device: torch.device, **arguments: Any) -> CohortBatch:
+        """Move the tensors."""
+        return CohortBatch(tuple((member, batch.to(device, **arguments)) for member, batch in self.parts))
+
+
+class CohortLoader:
+    """Gives each member its own next batch, until the last one has had all of its."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+
+    def __len__(self) -> int:
+        return max(
+            len(member.loader) - member.step * member.trainer.accumulate_grad_batches
+            for member in self.members
+        )
+
+    def __iter__(self) -> Iterator[CohortBatch]:
+        for batches in itertools.zip_longest(*(self._batches(member) for member in self.members)):
+            parts = [(index, batch) for index, batch in enumerate(batches) if batch is not None]
+            if not parts:
+                return
+            yield CohortBatch(tuple(parts))
+
+    def _batches(self, member: Member) -> Iterator[MixedBatch]:
+        return itertools.takewhile(lambda _: member.active, member.batches())
+
+
+class StageWatch(Protocol):
+    """What the trials do while they train."""
+
+    def log(self, member: Member, values: Mapping[str, float]) -> None:
+        """Write an entry of the training log."""
+
+    def reached(self, members: Sequence[Member], optimizer: torch.optim.Optimizer) -> None:
+        """Take note that members have come a step further: evaluate, save, stop."""
+
+    def lost(self, member: Member, error: NonFiniteLoss) -> None:
+        """Give a trial up; the others go on."""
+
+
+class StageModule(LightningModule):
+    """Joins the members of a cohort, their methods' hooks and one optimizer for a stage.
+
+    Args:
+        members: the trials.
+        forward: runs their rows.
+        restore: called once, just before the first step: puts random states back.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        forward: JointForward,
+        restore: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        # Several devices need the module registered; on one, moving it is not Lightning's business.
+        if members[0].trainer.devices != 1 or members[0].trainer.strategy != "auto":
+            self.module = members[0].module
+        self.members = list(members)
+        self.joint = forward
+        self.restore = restore
+        self.terms: dict[int, dict[str, Tensor]] = {}
+
+    def on_train_start(self) -> None:
+        """Begin where the trial stopped."""
+        self.restore()
+
+    def training_step(self, batch: CohortBatch, batch_idx: int) -> Tensor:
+        """Give the sum of the members' own losses."""
+        losses = []
+        outputs = self.joint.outputs(batch.parts)
+        for (index, own), of_groups in zip(batch.parts, outputs, strict=True):
+            loss, self.terms[index] = self.members[index].loss(own, of_groups)
+            losses.append(loss)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Let methods change the gradients, before they are clipped."""
+        for member in self._active():
+            for method in member.after_backward.values():
+                method.after_backward(member.module, member.now())
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each member's gradient by its own norm."""
+        for index, member in enumerate(self.members):
+            if member.active and member.trainer.gradient_clip_val is not None:
+                groups = [group for group in optimizer.param_groups if group["member"] == index]
+                parameters = [parameter for group in groups for parameter in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, member.trainer.gradient_clip_val)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make one optimizer with groups of every member, each at its own rate and schedule."""
+        groups, factors = [], []
+        for index, member in enumerate(self.members):
+            factor = learning_rate_factor(member.schedule, member.context.steps, member.step)
+            for group in member.parameter_groups():
+                groups.append({**group, "member": index})
+                factors.append(factor)
+        kind = OPTIMIZERS[self.members[0].optimizer.name]
+        # A GradScaler cannot unscale before clipping where the optimizer is fused.
+        fused = self.members[0].trainer.precision != "16-mixed"
+        optimizer = kind(groups, lr=self.members[0].optimizer.learning_rate, fused=fused)  # type: ignore[call-arg]
+        for member in self.members:
+            _restore_optimizer(optimizer, member)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _active(self) -> Iterator[Member]:
+        return (member for member in self.members if member.active)
 
     def train(self, mode: bool = True) -> StageModule:
         """Train with the frozen base's dropout off."""
         super().train(mode)
         if mode:
-            self.adapted.train()
+            for member in self.members:
+                member.adapted.train()
         return self
 
 
-def learning_rate_factor(schedule: ScheduleConfig, steps: int) -> Callable[[int], float]:
-    """Give the factor of the learning rate at each step: warm-up, then constant, linear or cosine to 0."""
+def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None:
+    parameters = member.adapted.trainable()
+    for name, state in member.optimizer_state.items():
+        optimizer.state[parameters[name]] = dict(state)
 
-    def factor(step: int) -> float:
+
+def optimizer_state(optimizer: torch.optim.Optimizer, member: Member) -> dict[str, dict[str, Any]]:
+    """Give the optimizer's state of a member's parameters, by their names."""
+    return {
+        name: {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}
+        for name, parameter in member.adapted.trainable().items()
+        if (state := optimizer.state.get(parameter))
+    }
+
+
+def learning_rate_factor(schedule: ScheduleConfig, steps: int, taken: int = 0) -> Callable[[int], float]:
+    """Give the factor of the learning rate at each step: warm-up, then constant, linear or cosine to 0.
+
+    Args:
+        schedule: its name and warm-up.
+        steps: steps of the whole stage.
+        taken: steps that were taken before counting began.
+    """
+
+    def factor(counted: int) -> float:
+        step = taken + counted
         if step < schedule.warmup_steps:
             return step / schedule.warmup_steps
         progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
@@ -249,111 +316,112 @@ def learning_rate_factor(schedule: ScheduleConfig, steps: int) -> Callable[[int]
 
 
 class StageObserver(Callback):
-    """Watches the loss, writes the training log and calls for evaluations within the stage."""
+    """Watches the losses and counts the steps, for the training log and all that depends on a step."""
 
-    def __init__(
-        self,
-        log: Callable[[int, Mapping[str, float]], None],
-        progress: Callable[[int], None],
-        evaluate: Callable[[int], None],
-        log_every: int,
-        evaluate_every: int,
-    ) -> None:
-        self.write_log = log
-        self.progress = progress
-        self.evaluate = evaluate
-        self.log_every = log_every
-        self.evaluate_every = evaluate_every
-        self.pending: list[tuple[int, MixedBatch, dict[str, Tensor]]] = []
-        self.tokens = 0
+    def __init__(self, watch: StageWatch) -> None:
+        self.watch = watch
+        self.since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take note of a batch; read its loss from the device only every few steps."""
         assert isinstance(pl_module, StageModule)
-        self.tokens += batch.tokens
-        self.pending.append((trainer.global_step, batch, pl_module.terms))
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        for method in pl_module.after_step_methods.values():
-            method.after_step(pl_module.module, pl_module.now())
-        step = trainer.global_step
-        if step % self.log_every == 0 or step == trainer.max_steps:
-            self.flush(trainer)
-            self.progress(step)
-        if self.evaluate_every and step % self.evaluate_every == 0 and step < trainer.max_steps:
-            self.evaluate(step)
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        members = [pl_module.members[index] for index, _ in batch.parts]
+        for member, (index, own) in zip(members, batch.parts, strict=True):
+            member.tokens += own.tokens
+            member.pending.append((member.step + 1, own, pl_module.terms[index]))
+        self._share_time(members)
+        if stepped:
+            self._step(trainer, [member for member in members if member.active])
             pl_module.train()
+            self.since = time.perf_counter()
 
-    def flush(self, trainer: Trainer) -> None:
-        """Check the losses since the last time, and log their mean.
+    def _share_time(self, members: Sequence[Member]) -> None:
+        now = time.perf_counter()
+        for member in members:
+            member.seconds += (now - self.since) / len(members)
+        self.since = now
 
-        Raises:
-            NonFiniteLoss: names the step and the rows of the batch.
-        """
-        losses = torch.stack([terms["loss"] for _, _, terms in self.pending]).float().cpu()
-        for (step, batch, _), loss in zip(self.pending, losses.tolist(), strict=True):
-            if not math.isfinite(loss):
-                rows = ", ".join(f"{task}[{index}]" for task, index in batch.rows)
-                raise NonFiniteLoss(
-                    f"the loss must be finite, but is {loss} at step {step} on the batch {rows}; "
-                    "try a smaller optimizer.learning_rate, or look at these rows"
-                )
-        values = {"loss": float(losses.mean())}
-        values |= {name: float(term) for name, term in self.pending[-1][2].items() if name != "loss"}
-        values["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self.write_log(trainer.global_step, values)
-        self.pending.clear()
+    def _step(self, trainer: Trainer, members: Sequence[Member]) -> None:
+        for member in members:
+            member.step += 1
+            for method in member.after_step.values():
+                method.after_step(member.module, member.now())
+            if member.step % member.trainer.log_every_n_steps == 0 or member.step == member.context.steps:
+                self._log(trainer, member)
+        self.watch.reached([member for member in members if member.active], trainer.optimizers[0])
+        for member in members:
+            member.active = member.active and member.step < member.context.steps
+        module = trainer.lightning_module
+        assert isinstance(module, StageModule)
+        # Lightning would begin another epoch where the one with the most steps has failed.
+        trainer.should_stop = not any(member.active for member in module.members)
+
+    def _log(self, trainer: Trainer, member: Member) -> None:
+        terms = member.pending[-1][2]
+        try:
+            member.unlogged += finite_losses(member)
+        except NonFiniteLoss as error:
+            member.active = False
+            self.watch.lost(member, error)
+            return
+        values = {"loss": float(torch.tensor(member.unlogged).mean())}
+        values |= {name: float(term) for name, term in terms.items() if name != "loss"}
+        values["learning_rate"] = self._learning_rate(trainer, member)
+        member.unlogged = []
+        self.watch.log(member, values)
+
+    def _learning_rate(self, trainer: Trainer, member: Member) -> float:
+        module = trainer.lightning_module
+        assert isinstance(module, StageModule)
+        groups = trainer.optimizers[0].param_groups
+        return next(float(each["lr"]) for each in groups if each["member"] == module.members.index(member))
 
 
-def stage_batches(
-    trainer: TrainerConfig, parts: Sequence[EncodedPart], own: Sequence[str], default: int
-) -> int:
-    """Give how many batches a stage takes: the least that any of the lengths asked for allows.
+def finite_losses(member: Member) -> list[float]:
+    """Read the losses that wait on the device.
 
-    Args:
-        trainer: the lengths; `default` optimizer steps where none is given.
-        parts: the stage's encoded mixture.
-        own: the stage's own tasks: an epoch is one pass over as many rows as they have.
-        default: optimizer steps where no length is given.
+    Raises:
+        NonFiniteLoss: names the step and the rows of the batch.
     """
-    limits = []
-    if trainer.max_steps is not None:
-        limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
-    if trainer.max_epochs is not None:
-        rows = sum(len(part.examples) for part in parts if part.task.name in own)
-        limits.append(math.ceil(trainer.max_epochs * rows / trainer.batch_size))
-    if trainer.max_tokens is not None:
-        limits.append(math.ceil(trainer.max_tokens / (mean_length(parts) * trainer.batch_size)))
-    batches = min(limits) if limits else default * trainer.accumulate_grad_batches
-    steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
-    return steps * trainer.accumulate_grad_batches
-
-
-def mean_length(parts: Sequence[EncodedPart]) -> float:
-    """Give the mean length of the parts' examples in tokens."""
-    lengths = [part.task.objective.tokens(example) for part in parts for example in part.examples]
-    return max(1.0, sum(lengths) / len(lengths))
+    waiting, member.pending = member.pending, []
+    if not waiting:
+        return []
+    losses: list[float] = torch.stack([terms["loss"] for _, _, terms in waiting]).float().tolist()
+    for (step, batch, _), loss in zip(waiting, losses, strict=True):
+        if not math.isfinite(loss):
+            rows = ", ".join(f"{task}[{index}]" for task, index in batch.rows)
+            raise NonFiniteLoss(
+                f"the loss must be finite, but is {loss} at step {step} on the batch {rows}; "
+                "try a smaller optimizer.learning_rate, or look at these rows"
+            )
+    return losses
 
 
 def train_stage(
-    module: StageModule,
-    loader: BatchLoader,
-    observer: StageObserver,
-    trainer: TrainerConfig,
+    members: Sequence[Member],
+    forward: JointForward,
+    watch: StageWatch,
     runtime: Runtime,
-) -> StageOutcome:
-    """Train one stage.
+    restore: Callable[[], None] = lambda: None,
+) -> None:
+    """Train the members' stage to its end.
 
-    Raises:
-        NonFiniteLoss: the loss became infinite or not a number.
+    Args:
+        members: the trials; all take the same trainer settings.
+        forward: runs their rows.
+        watch: told of every step.
+        runtime: where to compute.
+        restore: called once, just before the first step.
     """
-    started = time.perf_counter()
+    loader = CohortLoader(members)
+    trainer = members[0].trainer
     with quiet_lightning():
-        engine = make_engine(trainer, runtime, len(loader) // trainer.accumulate_grad_batches, [observer])
-        engine.fit(module, train_dataloaders=loader)
-    return StageOutcome(int(engine.global_step), observer.tokens, time.perf_counter() - started)
+        steps = len(loader) // trainer.accumulate_grad_batches
+        engine = make_engine(trainer, runtime, steps, [StageObserver(watch)])
+        engine.fit(StageModule(members, forward, restore), train_dataloaders=loader)
 
 
 def make_engine(trainer: TrainerConfig, runtime: Runtime, steps: int, callbacks: list[Callback]) -> Trainer:

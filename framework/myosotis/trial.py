@@ -1,15 +1,15 @@
-"""One trial, from its base row to its result: adapt, then for each stage train, close, evaluate."""
+"""One trial and the phases of its run: adapt, then for each stage train, close, evaluate, save."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,86 +18,30 @@ from torch import nn
 
 from myosotis import forgetting
 from myosotis.adaptation import Adapted, adapt, frozen_names
-from myosotis.checkpoint import Checkpoint, Costs
+from myosotis.batches import BatchLoader, EncodedPart, mean_loss, stage_batches
+from myosotis.checkpoint import END, START, Checkpoint, CheckpointFolder, Costs, Position, Training
 from myosotis.curriculum import MixtureSampler, Part
-from myosotis.errors import located
-from myosotis.evaluation import Runtime, choose_runtime, predict, score
-from myosotis.interfaces import Component, Context, Mixture, Model, Rows, Stage, Task
+from myosotis.errors import StorageError
+from myosotis.evaluation import Runtime, choose_runtime
+from myosotis.interfaces import Component, Context, Example, Mixture, Model, Rows, Stage, Task
 from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
+from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
 from myosotis.resolve import TrialConfig
-from myosotis.seeds import derive_seed, seed_everything
-from myosotis.tracking import Tracker, check_logger, open_logger
+from myosotis.seeds import derive_seed, random_state, seed_everything
+from myosotis.stacking import Branch
+from myosotis.storage import stored
+from myosotis.tracking import Tracker, open_logger
 from myosotis.workspace import Workspace, encode, limited
+
+if TYPE_CHECKING:
+    from myosotis.training import Member
 
 DEFAULT_STEPS = 60
 """Optimizer steps a stage where the configuration gives no length."""
 
 Progress = Callable[[int, int], None]
 """Called with the optimizer steps done in the trial, and those that it takes."""
-
-
-def check_trial(config: TrialConfig, workspace: Workspace) -> None:
-    """Find what would stop a trial before anything trains: data, weights, shapes, nothing to train.
-
-    Raises:
-        ConfigurationError: says what is wrong and what to do.
-    """
-    choose_runtime(config.trainer.accelerator, config.trainer.precision)
-    for task in config.tasks.values():
-        identity = config.identities[task.name]
-        with located(f"{'dataset' if task.role == 'task' else task.role}.{task.name}"):
-            workspace.rows(task, identity, config.evaluation.split)
-            if any(task.name in stage.tasks for stage in config.stages):
-                workspace.rows(task, identity, "train")
-    with located("model"):
-        model = config.model.outline(config.objectives)
-    context = start_context(config, model, frozen_names(model, config.methods), outline=True)
-    adapt(model, config.methods, context, config.trains)
-    check_logger(config.logger)
-    if config.trains:
-        _check_training(config)
-
-
-def _check_training(config: TrialConfig) -> None:
-    # Lightning takes seconds to import, which a finished study's rerun does not pay.
-    from myosotis import training
-
-    runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
-    with training.quiet_lightning():
-        training.make_engine(config.trainer, runtime, 1, [])
-
-
-def run_trial(
-    config: TrialConfig,
-    folder: Path,
-    study: str,
-    name: str,
-    workspace: Workspace,
-    progress: Progress = lambda done, total: None,
-) -> None:
-    """Run a trial, or go on with it after its last finished stage; `result.json` is written last.
-
-    Raises:
-        Exception: whatever befell the trial, after writing it to `error.txt`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").unlink(missing_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config.resolved))))
-    hook = workspace.registry.hook
-    hook.myosotis_trial_started(trial=config.id, folder=folder)
-    run = {"study": study, "trial": config.id, "name": name, "folder": str(folder)}
-    tracker = Tracker(folder)
-    try:
-        tracker.logger = open_logger(config.logger, run)
-        _TrialRun(config, folder, workspace, tracker, progress).run()
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        write_text(folder / "error.txt", text)
-        tracker.fail()
-        hook.myosotis_trial_finished(trial=config.id, folder=folder, status="failed")
-        raise
-    hook.myosotis_trial_finished(trial=config.id, folder=folder, status="finished")
 
 
 def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], outline: bool) -> Context:
@@ -123,42 +67,92 @@ def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], out
     )
 
 
-class _TrialRun:
-    """A trial while it runs."""
+class TrialRun:
+    """A trial while it runs: where it is, what it has cost, and each of its phases.
+
+    Args:
+        config: the trial; its methods are as they were made.
+        folder: its run folder.
+        study: the study's name.
+        name: what the trial is called.
+        workspace: what trials share.
+        progress: told of the steps.
+    """
 
     def __init__(
-        self, config: TrialConfig, folder: Path, workspace: Workspace, tracker: Tracker, progress: Progress
+        self,
+        config: TrialConfig,
+        folder: Path,
+        study: str,
+        name: str,
+        workspace: Workspace,
+        progress: Progress = lambda done, total: None,
     ) -> None:
         self.config = config
         self.folder = folder
+        self.study = study
+        self.name = name
         self.workspace = workspace
-        self.tracker = tracker
         self.progress = progress
         self.runtime: Runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
+        self.tracker = Tracker(folder, trial=config.id)
+        self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.position = START
         self.costs = Costs()
         self.scores: list[Score] = []
+        self.cohort: Sequence[str] = ()
+        self.random: Mapping[str, Any] = {}
+        self.branch: Branch
+        self.adapted: Adapted
+        self.context: Context
+        self._total = 0
 
-    def run(self) -> None:
-        """Run every stage that is not yet finished, and write the result."""
-        started = time.perf_counter()
-        seed_everything(derive_seed(self.config.seed, "load"))
-        model = self.config.model.load(self.config.objectives)
-        base = self._base_row(model)
-        total = sum(parameter.numel() for parameter in model.module.parameters())
+    @property
+    def stages_done(self) -> int:
+        """How many stages are over."""
+        return self.position.stage if self.position.step == END else self.position.stage - 1
+
+    @property
+    def next_stage(self) -> Stage | None:
+        """The stage that is to be trained next, or is in the middle; None once all are over."""
+        return next(iter(self.config.stages[self.stages_done :]), None)
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether a parameter of the base trains, so that no other trial can share its memory."""
+        kept = self.branch.before.values()
+        return any(tensor.requires_grad for snapshot in kept for tensor in snapshot.tensors.values())
+
+    # The beginning
+
+    def open(self) -> None:
+        """Make the run folder, and the logger."""
+        with stored(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "error.txt").unlink(missing_ok=True)
+        write_text(
+            self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(self.config.resolved)))
+        )
+        self.workspace.registry.hook.myosotis_trial_started(trial=self.config.id, folder=self.folder)
+        run = {"study": self.study, "trial": self.config.id, "name": self.name, "folder": str(self.folder)}
+        self.tracker.logger = open_logger(self.config.logger, run)
+
+    def set_up(self, base: Model) -> None:
+        """Take the base's row, and adapt."""
+        self.scores = self._base_row(base)
+        self.adapt(base)
+
+    def adapt(self, base: Model) -> None:
+        """Let the methods adapt a copy of the base that shares its memory."""
+        self._total = sum(parameter.numel() for parameter in base.module.parameters())
+        self.branch = Branch(base.module)
+        model = replace(base, module=self.branch.module)
         seed_everything(derive_seed(self.config.seed, "adapt"))
-        context = start_context(self.config, model, frozen_names(model, self.config.methods), outline=False)
-        adapted = adapt(model, self.config.methods, context, self.config.trains)
-        finished = self._resume(adapted)
-        self.scores = self.scores or base
-        write_scores(self.folder / "scores.jsonl", self.scores)
-        self.tracker.start(self.config.resolved, finished)
-        before = self.costs.seconds
-        for stage in self.config.stages[finished:]:
-            self._run_stage(stage, adapted, replace(context, model=adapted.model, stage=stage))
-            self.costs.seconds = before + time.perf_counter() - started
-            self._checkpoint(stage, adapted)
-        self.costs.seconds = before + time.perf_counter() - started
-        self._finish(adapted, total)
+        self.context = start_context(
+            self.config, model, frozen_names(model, self.config.methods), outline=False
+        )
+        self.adapted = adapt(model, self.config.methods, self.context, self.config.trains)
+        self.context = replace(self.context, model=self.adapted.model)
 
     def _base_row(self, model: Model) -> list[Score]:
         rows = [
@@ -172,71 +166,93 @@ class _TrialRun:
             )
             for task in self.config.tasks.values()
         ]
-        self.workspace.registry.hook.myosotis_stage_finished(
-            trial=self.config.id, folder=self.folder, stage=0, scores=[each for row in rows for each in row]
-        )
-        return [each for row in rows for each in row]
+        scores = [each for row in rows for each in row]
+        self._observe(0, scores)
+        return scores
 
-    # One stage
-
-    def _run_stage(self, stage: Stage, adapted: Adapted, context: Context) -> None:
-        seed_everything(derive_seed(self.config.seed, "stage", stage.index))
-        steps = self._train(stage, adapted, context) if stage.shares else 0
-        scores = self._evaluate(stage.index, steps, adapted.model, context)
-        self.scores += scores
-        write_scores(self.folder / "scores.jsonl", self.scores)
-        self.workspace.registry.hook.myosotis_stage_finished(
-            trial=self.config.id, folder=self.folder, stage=stage.index, scores=scores
-        )
-
-    def _train(self, stage: Stage, adapted: Adapted, context: Context) -> int:
-        from myosotis import training
-
-        config = self.config
-        mixture = self._mixture(stage, context)
-        parts = [
-            training.EncodedPart(config.tasks[component.task], self._encode(component, adapted.model))
-            for component in mixture
+    def resume(self, at: Position) -> None:
+        """Go back to where a checkpoint was written; `START` begins afresh."""
+        self.position = at
+        # What a stage begins with is the end of the one before it.
+        end = Position(self.stages_done, END)
+        if end != START:
+            self.checkpoints.read(end).restore(self.adapted, self.config.methods)
+        if at != START:
+            self.costs = self.checkpoints.read(at).costs
+            where = "its end" if at.step == END else f"step {at.step}"
+            trial_log(self.config.id).info("goes on from stage %d, %s", at.stage, where)
+        base = [score for score in self.scores if score.stage == 0]
+        later = [
+            score
+            for score in read_scores(self.folder / "scores.jsonl")
+            if score.stage > 0 and Position(score.stage, score.step) <= at
         ]
-        batches = training.stage_batches(config.trainer, parts, stage.tasks, DEFAULT_STEPS)
+        self.scores = base + later
+        write_scores(self.folder / "scores.jsonl", self.scores)
+        self.tracker.start(self.config.resolved, at.stage, at.step)
+
+    # A stage
+
+    def begin_stage(self, stage: Stage) -> Member:
+        """Lay out a stage's data, let the methods begin it, and go to where it was left."""
+        seed_everything(derive_seed(self.config.seed, "stage", stage.index))
+        loader = self._loader(stage)
+        accumulated = self.config.trainer.accumulate_grad_batches
+        context = replace(
+            self.context,
+            stage=stage,
+            steps=len(loader) // accumulated,
+            generator=torch.Generator().manual_seed(derive_seed(self.config.seed, "methods", stage.index)),
+            training_loss=mean_loss,
+            training_batches=loader.one_pass,
+        )
+        for method in self.config.methods.values():
+            method.begin_stage(stage, context)
+        member = self._member(context, loader)
+        self.random = random_state()
+        if self.position.stage == stage.index:
+            self._go_on(member)
+        return member
+
+    def _member(self, context: Context, loader: BatchLoader) -> Member:
+        from myosotis.training import Member
+
+        return Member(
+            adapted=self.adapted,
+            methods=self.config.methods,
+            context=context,
+            loader=loader,
+            trainer=self.config.trainer,
+            optimizer=self.config.optimizer,
+            schedule=self.config.schedule,
+        )
+
+    def _go_on(self, member: Member) -> None:
+        state = self.checkpoints.read(self.position)
+        assert state.training is not None
+        state.restore(self.adapted, self.config.methods)
+        member.step = self.position.step
+        member.tokens = state.training.tokens
+        member.seconds = state.training.seconds
+        member.optimizer_state = state.training.optimizer
+        member.unlogged = list(state.training.unlogged)
+        member.context.generator.set_state(state.training.generator)
+        self.random = state.training.random
+
+    def _loader(self, stage: Stage) -> BatchLoader:
+        context = replace(self.context, stage=stage)
+        mixture = self._mixture(stage, context)
+        parts = [self._encoded(component, self.adapted.model) for component in mixture]
         sampler = MixtureSampler(
             [
                 Part(component.task, len(part.examples), component.share)
                 for component, part in zip(mixture, parts, strict=True)
             ],
-            config.trainer.batch_size,
-            batches,
-            derive_seed(config.seed, "order", stage.index),
+            self.config.trainer.batch_size,
+            stage_batches(self.config.trainer, parts, stage.tasks, DEFAULT_STEPS),
+            derive_seed(self.config.seed, "order", stage.index),
         )
-        loader = training.BatchLoader(parts, sampler, adapted.model)
-        context = replace(
-            context,
-            steps=batches // config.trainer.accumulate_grad_batches,
-            generator=torch.Generator().manual_seed(derive_seed(config.seed, "methods", stage.index)),
-            training_loss=training.mean_loss,
-            training_batches=loader.one_pass,
-        )
-        for method in config.methods.values():
-            method.begin_stage(stage, context)
-        module = training.StageModule(adapted, config.methods, context, config.optimizer, config.schedule)
-        steps_before = self.costs.steps
-        observer = training.StageObserver(
-            log=lambda step, values: self.tracker.log(stage.index, step, steps_before + step, values),
-            progress=lambda step: self.progress(
-                steps_before + step, steps_before + context.steps * (len(config.stages) - stage.index + 1)
-            ),
-            evaluate=lambda step: self._evaluate_within(stage, step, adapted.model, context),
-            log_every=config.trainer.log_every_n_steps,
-            evaluate_every=config.evaluation.every,
-        )
-        outcome = training.train_stage(module, loader, observer, config.trainer, self.runtime)
-        for method in config.methods.values():
-            method.end_stage(stage, replace(context, step=outcome.steps))
-        self.costs.steps += outcome.steps
-        self.costs.tokens += outcome.tokens
-        self.costs.training_seconds += outcome.seconds
-        self.costs.realised[f"stage {stage.index}"] = sampler.realised()
-        return outcome.steps
+        return BatchLoader(parts, sampler, self.adapted.model)
 
     def _mixture(self, stage: Stage, context: Context) -> Mixture:
         earlier = self.config.stages[: stage.index - 1]
@@ -252,71 +268,98 @@ class _TrialRun:
     def _rows(self, task: str, split: str) -> Rows:
         return self.workspace.rows(self.config.tasks[task], self.config.identities[task], split)
 
-    def _encode(self, component: Component, model: Model) -> Sequence[Any]:
-        task = self.config.tasks[component.task]
-        if component.rows is self._rows(task.name, "train"):
-            identities = self.config.identities
-            return self.workspace.examples(task, identities[task.name], "train", model, identities["model"])
-        return encode(task, component.rows, model, "train")
+    def _encoded(self, component: Component, model: Model) -> EncodedPart:
+        task, identities = self.config.tasks[component.task], self.config.identities
+        if component.rows is not self._rows(task.name, "train"):
+            return EncodedPart(task, encode(task, component.rows, model, "train"))
+        identity = identities[task.name]
+        examples = self.workspace.examples(task, identity, "train", model, identities["model"])
+        return EncodedPart(task, examples, f"{identity}-train")
+
+    def log(self, member: Member, values: Mapping[str, float]) -> None:
+        """Write an entry of the training log."""
+        done = self.costs.steps + member.step
+        self.tracker.log(member.context.stage.index, member.step, done, values)
+        left = len(self.config.stages) - member.context.stage.index + 1
+        self.progress(done, self.costs.steps + member.context.steps * left)
+
+    def save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
+        """Write a checkpoint in the middle of a stage.
+
+        Raises:
+            NonFiniteLoss: a loss since the last entry of the log is not finite.
+        """
+        from myosotis.training import finite_losses, optimizer_state
+
+        member.unlogged += finite_losses(member)
+        training = Training(
+            member.tokens,
+            member.seconds,
+            optimizer_state(optimizer, member),
+            member.unlogged,
+            member.context.generator.get_state(),
+            random_state(),
+        )
+        self.position = Position(member.context.stage.index, member.step)
+        state = Checkpoint.of(self.position, self.adapted, self.config.methods, self.costs, training)
+        self.checkpoints.write(state)
+
+    def close_training(self, member: Member) -> None:
+        """Let the methods close a stage that was trained."""
+        for method in self.config.methods.values():
+            method.end_stage(member.context.stage, member.now())
+        self.costs.steps += member.step
+        self.costs.tokens += member.tokens
+        self.costs.training_seconds += member.seconds
+        self.costs.realised[f"stage {member.context.stage.index}"] = member.loader.sampler.realised()
+
+    def scored(self, scores: Sequence[Score]) -> None:
+        """Take scores in; what is in the file is always whole."""
+        self.scores += scores
+        write_scores(self.folder / "scores.jsonl", self.scores)
+
+    def end_stage(self, stage: Stage) -> None:
+        """Tell that a stage is over and scored, and save."""
+        self._observe(stage.index, [each for each in self.scores if each.stage == stage.index])
+        self.position = Position(stage.index, END)
+        self.checkpoints.write(Checkpoint.of(self.position, self.adapted, self.config.methods, self.costs))
+
+    def _observe(self, stage: int, scores: Sequence[Score]) -> None:
+        self.workspace.registry.hook.myosotis_stage_finished(
+            trial=self.config.id, folder=self.folder, stage=stage, scores=list(scores)
+        )
 
     # Evaluation
 
-    def _evaluate(self, stage: int, step: int, model: Model, context: Context) -> list[Score]:
-        scores: list[Score] = []
-        for task in self.config.tasks.values():
-            for method in self.config.methods.values():
-                method.before_evaluation(task, context)
-            examples = limited(self._evaluation_examples(task, model, context), self.config.evaluation.limit)
-            evaluation = self.config.evaluation
-            columns = predict(task, examples, model, evaluation.batch_size, self.runtime)
-            scores += score(task, columns, stage, step, evaluation.split, evaluation.resamples)
-        return scores
-
-    def _evaluation_examples(self, task: Task, model: Model, context: Context) -> Sequence[Any]:
+    def evaluation_examples(self, task: Task, context: Context) -> Sequence[Example]:
+        """Give what a task is evaluated on, after the methods have made ready for it."""
+        for method in self.config.methods.values():
+            method.before_evaluation(task, context)
         split, identities = self.config.evaluation.split, self.config.identities
         plain = self._rows(task.name, split)
         rows = plain
         for method in self.config.methods.values():
             rows = method.evaluation_data(task, rows, context)
+        model = self.adapted.model
         if rows is plain:
-            return self.workspace.examples(task, identities[task.name], split, model, identities["model"])
-        return encode(task, rows, model, split)
-
-    def _evaluate_within(self, stage: Stage, step: int, model: Model, context: Context) -> None:
-        with torch.random.fork_rng():  # looking must not change what is trained next
-            self.scores += self._evaluate(stage.index, step, model, context)
-        write_scores(self.folder / "scores.jsonl", self.scores)
-
-    # What survives a kill
-
-    def _checkpoint(self, stage: Stage, adapted: Adapted) -> None:
-        state = Checkpoint.of(stage.index, adapted, self.config.methods, self.costs)
-        state.write(self.folder / "checkpoints" / "last.pt")
-
-    def _resume(self, adapted: Adapted) -> int:
-        """Go back to the last finished stage, and give its index; 0 where there is none."""
-        path = self.folder / "checkpoints" / "last.pt"
-        if not path.is_file():
-            return 0
-        state = Checkpoint.read(path)
-        state.restore(adapted, self.config.methods)
-        self.costs = state.costs
-        self.scores = [
-            each for each in read_scores(self.folder / "scores.jsonl") if each.stage <= state.stage
-        ]
-        return state.stage
+            identity = identities[task.name]
+            return self.workspace.evaluated(
+                task, identity, model, identities["model"], self.config.evaluation
+            )
+        return limited(encode(task, rows, model, split), self.config.evaluation.limit)
 
     # The end
 
-    def _finish(self, adapted: Adapted, total: int) -> None:
+    def finish(self) -> None:
+        """Write the adapter, the manifest and, last, the result."""
         if self.config.trainer.save and self.config.trains:
-            self._save(adapted.model)
-        trainable = adapted.trainable()
+            self._save_model()
+        trainable = self.adapted.trainable()
         result = {
             "trial": self.config.id,
             **headline(self.config, self.scores),
             "trainable_parameters": sum(parameter.numel() for parameter in trainable.values()),
-            "total_parameters": total,
+            "total_parameters": self._total,
             "seconds": self.costs.seconds,
             "tokens": self.costs.tokens,
             "peak_memory_bytes": peak_memory(self.runtime.device),
@@ -327,6 +370,7 @@ class _TrialRun:
             "identities": dict(self.config.identities),
             "trainable": parameters_by_module(trainable),
             "realised_mixture": self.costs.realised,
+            "cohort": list(self.cohort),
             "cost": {
                 "seconds": self.costs.seconds,
                 "training_seconds": self.costs.training_seconds,
@@ -338,15 +382,34 @@ class _TrialRun:
         write_json(self.folder / "manifest.json", manifest)
         self.tracker.finish(self.scores, result)
         write_json(self.folder / "result.json", result)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        self.checkpoints.remove()
+        self._tell_end("finished")
 
-    def _save(self, model: Model) -> None:
+    def fail(self, error: Exception) -> None:
+        """Write down what befell the trial."""
+        text = "".join(traceback.format_exception(error))
+        with suppress(StorageError):  # on a full disk, the first error is the one to tell
+            write_text(self.folder / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
+        self.tracker.fail()
+        self._tell_end("failed")
+
+    def interrupt(self) -> None:
+        """Close what is open; the trial goes on another time."""
+        self.tracker.fail()
+
+    def _tell_end(self, status: str) -> None:
+        self.workspace.registry.hook.myosotis_trial_finished(
+            trial=self.config.id, folder=self.folder, status=status
+        )
+
+    def _save_model(self) -> None:
         temporary = self.folder / ".adapter"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        self.config.model.save(model, temporary)
-        shutil.rmtree(self.folder / "adapter", ignore_errors=True)
-        temporary.rename(self.folder / "adapter")
+        with stored(self.folder / "adapter"):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            self.config.model.save(self.adapted.model, temporary)
+            shutil.rmtree(self.folder / "adapter", ignore_errors=True)
+            temporary.rename(self.folder / "adapter")
 
 
 def columns(config: TrialConfig) -> list[dict[str, Any]]:

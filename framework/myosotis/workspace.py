@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
 from myosotis.config import EvaluationConfig
-from myosotis.errors import DataError
+from myosotis.errors import DataError, StorageError
 from myosotis.evaluation import Runtime, predict, score
 from myosotis.interfaces import Example, Model, Rows, Split, Task
 from myosotis.ledger import Score, content_hash, read_json, score_from, write_json
+from myosotis.locks import Lock
 from myosotis.plugins import Registry
+from myosotis.resolve import TrialConfig
+from myosotis.seeds import derive_seed, seed_everything
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,6 +34,32 @@ class Workspace:
     registry: Registry
     _rows: dict[tuple[str, str], Rows] = field(default_factory=dict)
     _examples: dict[tuple[str, str, str], Sequence[Example]] = field(default_factory=dict)
+    _evaluated: dict[tuple[str, ...], Sequence[Example]] = field(default_factory=dict)
+    _base: tuple[tuple[str, ...], Model] | None = None
+
+    def base(self, config: TrialConfig, runtime: Runtime) -> Model:
+        """Load a trial's untouched base, on its device; trials after it share its memory.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        key = (
+            config.identities["model"],
+            runtime.device.type,
+            *sorted(str(task.dataset.objective()) for task in config.tasks.values()),
+        )
+        if self._base is None or self._base[0] != key:
+            self._base = None  # two at once may be more than there is memory for
+            # What a factory initialises anew is the same for every trial.
+            seed_everything(derive_seed("base"))
+            model = config.model.load(config.objectives)
+            model.module.to(runtime.device)
+            self._base = (key, model)
+        return self._base[1]
+
+    def give_up_base(self) -> None:
+        """Leave the base's memory to a trial that trains it; the next one loads it anew."""
+        self._base = None
 
     def rows(self, task: Task, identity: str, split: str) -> Rows:
         """Give a task's rows.
@@ -56,6 +88,21 @@ class Workspace:
             self._examples[key] = encode(task, self.rows(task, identity, split), model, split)
         return self._examples[key]
 
+    def evaluated(
+        self,
+        task: Task,
+        identity: str,
+        model: Model,
+        model_identity: str,
+        evaluation: EvaluationConfig,
+    ) -> Sequence[Example]:
+        """Give the examples that a task is scored on; the same ones for every trial."""
+        key = (identity, evaluation.split, model_identity, str(evaluation.limit))
+        if key not in self._evaluated:
+            examples = self.examples(task, identity, evaluation.split, model, model_identity)
+            self._evaluated[key] = limited(examples, evaluation.limit)
+        return self._evaluated[key]
+
     def base_scores(
         self,
         task: Task,
@@ -71,13 +118,33 @@ class Workspace:
         }
         key = content_hash([identity, model_identity, numbers, runtime.precision, runtime.device.type])
         path = self.studies / ".base" / f"{key}.json"
-        if path.is_file():
-            return [score_from(row) for row in read_json(path)]
-        examples = self.examples(task, identity, evaluation.split, model, model_identity)
-        columns = predict(task, limited(examples, evaluation.limit), model, evaluation.batch_size, runtime)
-        scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))
-        write_json(path, [asdict(each) for each in scores])
-        return scores
+        found = _base_row(path)
+        if found is not None:
+            return found
+        # Processes of one study would each measure it: one does, the others wait and read.
+        with Lock(path.parent / ".locks" / f"{key}.lock", f"the base's row on {task.name}", patience=-1):
+            found = _base_row(path)
+            if found is not None:
+                return found
+            if path.is_file():
+                logger.warning("%s was damaged; the base's row is measured again", path)
+            examples = self.examples(task, identity, evaluation.split, model, model_identity)
+            columns = predict(
+                task, limited(examples, evaluation.limit), model, evaluation.batch_size, runtime
+            )
+            scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))
+            write_json(path, [asdict(each) for each in scores])
+            return scores
+
+
+def _base_row(path: Path) -> list[Score] | None:
+    """Read a row of the base; None where it is to be measured."""
+    if not path.is_file():
+        return None
+    try:
+        return [score_from(row) for row in read_json(path)] or None
+    except (StorageError, TypeError, AttributeError):
+        return None
 
 
 def encode(task: Task, rows: Rows, model: Model, split: str) -> Sequence[Example]:

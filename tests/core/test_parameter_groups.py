@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from torch import nn
 
 from myosotis.adaptation import adapt
+from myosotis.batches import BatchLoader
 from myosotis.config import OptimizerConfig, ScheduleConfig
+from myosotis.curriculum import MixtureSampler
 from myosotis.interfaces import Context, Method
+from myosotis.joint import JointForward
 from myosotis.testing.rehearsal import Rehearsal
-from myosotis.training import StageModule
+from myosotis.training import Member, StageModule
 from myosotis.trial import start_context
 from tests import toy
 
@@ -37,7 +41,11 @@ def optimizer(method: Method, tmp_path: Path) -> torch.optim.Optimizer:
     context = start_context(config, model, frozenset(), outline=False)
     adapted = adapt(model, config.methods, context, trains=True)
     settings = OptimizerConfig(learning_rate=0.2, weight_decay=0.1)
-    module = StageModule(adapted, config.methods, context, settings, ScheduleConfig())
+    loader = BatchLoader([], MixtureSampler([], 1, 1, seed=0), model)
+    member = Member(
+        adapted, config.methods, replace(context, steps=1), loader, config.trainer, settings, ScheduleConfig()
+    )
+    module = StageModule([member], JointForward([adapted.model.module], None))
     made = module.configure_optimizers()
     assert isinstance(made, dict)
     found = made["optimizer"]

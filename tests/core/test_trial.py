@@ -164,6 +164,7 @@ def test_run_folder_has_nothing_half_written(study: StudyRecord) -> None:
         assert sorted(path.name for path in (study.folder / trial).iterdir()) == [
             "adapter",
             "config.yaml",
+            "log.txt",
             "manifest.json",
             "metrics.jsonl",
             "result.json",
@@ -172,13 +173,13 @@ def test_run_folder_has_nothing_half_written(study: StudyRecord) -> None:
 
 
 def test_rerun_trains_nothing(study: StudyRecord, home: Path) -> None:
-    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.folder.glob("*/**/*")}
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.folder.glob("[!.]*/**/*")}
     again = run_at(
         home, *toy("method=[plain],[pull],[still]", "method.pull.strength=0.1", "seed=0,1", "study=toy")
     )
     assert again.scores.equals(study.scores)
     assert {
-        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.folder.glob("*/**/*")
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in study.folder.glob("[!.]*/**/*")
     } == before
 
 
@@ -187,7 +188,7 @@ def test_another_study_takes_finished_trials_by_reference(study: StudyRecord, ho
     own = study.trials[study.trials.arm == "still"]
     assert sorted(record.trials.trial) == sorted(own.trial)
     assert sorted(record.trials.learned) == sorted(own.learned)
-    assert not [path for path in record.folder.iterdir() if path.is_dir() and path.name != "report"]
+    assert not [path for path in record.folder.iterdir() if path.is_dir() and path.name != ".locks"]
 
 
 def test_force_runs_it_beside_the_old_one(home: Path, study: StudyRecord) -> None:

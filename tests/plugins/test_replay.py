@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from myosotis.batches import BatchLoader, EncodedPart
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import ConfigurationError, PluginError
 from myosotis.interfaces import Component, Context, Method, Mixture, Rows, Share, Stage
 from myosotis.testing import MethodTestSuite
-from myosotis.training import BatchLoader, EncodedPart
 from myosotis_plugins.methods.replay import Replay
 from tests.plugins import tiny
 

@@ -18,12 +18,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from myosotis.cohort import run_trial
 from myosotis.config import TrainerConfig
 from myosotis.interfaces import Context, Method, Model, ModelFactory, Rows, Split, Stage, Task, TaskDataset
 from myosotis.ledger import Score
 from myosotis.testing import make_task
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
-from myosotis.trial import run_trial
 from myosotis.workspace import Workspace
 from myosotis_plugins.metrics import CrossEntropy
 from myosotis_plugins.models.huggingface import HuggingFace

@@ -6,6 +6,7 @@ import contextlib
 import math
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ from torch import nn
 
 from myosotis.adaptation import Adapted, adapt, frozen_names
 from myosotis.interfaces import Context, Method, Mixture, ModelFactory, Stage, Task
+from myosotis.stacking import Branch, obstacle
 from myosotis.testing.plugin import PluginTestSuite, constructor_parameters
-from myosotis.testing.rehearsal import FrozenFirst, Killed, Killer, Rehearsal, differences
+from myosotis.testing.rehearsal import (
+    FrozenFirst,
+    Killed,
+    Killer,
+    Rehearsal,
+    differences,
+    rehearse_together,
+)
 from myosotis.testing.tiny import TinyMetric, TinyModel, TinyObjective, TinyTask, make_task
 from myosotis.trial import start_context
 
@@ -54,6 +63,31 @@ class MethodTestSuite(PluginTestSuite[Method]):
         cls = type(self.make())
         unknown = cls.cohort_fields - {parameter.name for parameter in constructor_parameters(cls)}
         assert not unknown, f"cohort_fields must name parameters, but names {sorted(unknown)}"
+
+    def test_a_cohort_gives_the_numbers_of_each_trial_alone(self, tmp_path: Path) -> None:
+        """Where `cohort_fields` says so, trials that share a forward pass score as each does alone."""
+        if not type(self.make()).cohort_fields or self._obstacle(tmp_path) is not None:
+            return
+        alone = [self.rehearse(tmp_path / f"alone {seed}", seed=seed) for seed in (0, 1)]
+        together = [
+            Rehearsal(tmp_path / f"together {seed}", self.model(), self.tasks(), self.make(), seed=seed)
+            for seed in (0, 1)
+        ]
+        rehearse_together(together)
+        for one, other in zip(alone, together, strict=True):
+            for expected, found in zip(one.scores, other.scores, strict=True):
+                assert abs(found.value - expected.value) <= TOLERANCE * max(1.0, abs(expected.value)), (
+                    f"in a cohort, {found.metric} of {found.task} after stage {found.stage} must be "
+                    f"{expected.value}, as of the trial alone, but is {found.value}"
+                )
+
+    def _obstacle(self, folder: Path) -> str | None:
+        rehearsal = Rehearsal(folder / "trial", self.model(), self.tasks(), self.make())
+        base = rehearsal.factory.load([task.objective for task in rehearsal.tasks.values()])
+        branch, methods = Branch(base.module), {"method": self.make()}
+        model = replace(base, module=branch.module)
+        context = start_context(rehearsal.config(), model, frozen_names(model, methods), outline=False)
+        return obstacle(branch, adapt(model, methods, context, trains=False).model.module)
 
     def test_says_what_it_stores(self) -> None:
         """A method with state says on its class what it keeps between stages."""

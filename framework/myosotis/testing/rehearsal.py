@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from myosotis import hookspecs
+from myosotis.cohort import Cohort, Control, run_trial
 from myosotis.config import EvaluationConfig, OptimizerConfig, ScheduleConfig, TrainerConfig
 from myosotis.interfaces import Context, Method, Mixture, Model, ModelFactory, Rows, Share, Stage, Task
 from myosotis.ledger import Score, read_scores
 from myosotis.plugins import KINDS, Registry
 from myosotis.resolve import TrialConfig
-from myosotis.trial import run_trial
+from myosotis.trial import TrialRun
 from myosotis.workspace import Workspace
 
 STEPS = 5
@@ -175,6 +176,22 @@ class Rehearsal:
             identities={name: name for name in ("model", *self.tasks)},
             logger=OmegaConf.create({}),
         )
+
+
+def rehearse_together(rehearsals: Sequence[Rehearsal]) -> None:
+    """Run trials of one model on the same tasks as a cohort.
+
+    Raises:
+        Exception: whatever befell one of them.
+    """
+    workspace = Workspace(rehearsals[0].folder.parent, registry_without_plugins())
+    cohort = Cohort(workspace, Control())
+    for number, rehearsal in enumerate(rehearsals):
+        config = replace(rehearsal.config(), id=f"rehearsal {number}")
+        cohort.add(TrialRun(config, rehearsal.folder, "rehearsal", "rehearsal", workspace))
+    cohort.run()
+    for failure in cohort.failures.values():
+        raise failure
 
 
 def registry_without_plugins() -> Registry:

@@ -27,6 +27,7 @@ class Replay(Method):
         "Robins 1995, Catastrophic Forgetting, Rehearsal and Pseudorehearsal, doi:10.1080/09540099550039318"
     )
     stores = "rows of earlier tasks, by reference to their datasets"
+    cohort_fields = frozenset({"share", "buffer", "dataset"})
 
     def __init__(self, share: float = 0.2, buffer: int | None = None, dataset: str | None = None) -> None:
         if not 0 <= share < 1:

@@ -1,0 +1,155 @@
+"""Training batches of a stage: which rows they hold, how many a stage takes, and their mean loss."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from myosotis.curriculum import MixtureSampler
+from myosotis.interfaces import Batch, Example, Loss, Model, Objective, Task
+
+if TYPE_CHECKING:
+    from myosotis.config import TrainerConfig
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a batch that share an objective, collated.
+
+    Attributes:
+        rows: for each row, the index of its part in the mixture and of the example in it.
+    """
+
+    objective: Objective
+    rows: tuple[tuple[int, int], ...]
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """One training batch: its groups, what its rows are, and how many tokens they have."""
+
+    groups: tuple[Group, ...]
+    rows: tuple[tuple[str, int], ...]
+    tokens: int
+
+    def to(self, device: torch.device, **arguments: Any) -> MixedBatch:
+        """Move the tensors; Lightning calls this, since it would not look into frozen dataclasses."""
+        groups = (
+            replace(group, batch={name: value.to(device, **arguments) for name, value in group.batch.items()})
+            for group in self.groups
+        )
+        return replace(self, groups=tuple(groups))
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """The encoded examples of one component of a mixture.
+
+    Attributes:
+        identity: the hash over what the examples depend on; None where a method made the rows.
+    """
+
+    task: Task
+    examples: Sequence[Example]
+    identity: str | None = None
+
+
+class BatchLoader:
+    """Gives a stage's batches in the sampler's order; has a length, as Lightning's resume needs it."""
+
+    def __init__(self, parts: Sequence[EncodedPart], sampler: MixtureSampler, model: Model) -> None:
+        self.parts = parts
+        self.sampler = sampler
+        self.model = model
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[MixedBatch]:
+        return self.after(0)
+
+    def after(self, batches: int) -> Iterator[MixedBatch]:
+        """Give the batches after the first ones, which are drawn but not made."""
+        return (self.collate(rows) for rows in itertools.islice(self.sampler, batches, None))
+
+    def collate(self, rows: Sequence[tuple[int, int]]) -> MixedBatch:
+        """Collate rows into one group an objective."""
+        grouped: dict[Objective, list[tuple[int, int]]] = {}
+        for part, index in rows:
+            grouped.setdefault(self.parts[part].task.objective, []).append((part, index))
+        return MixedBatch(
+            tuple(
+                Group(
+                    objective, tuple(own), objective.collate([self._example(row) for row in own], self.model)
+                )
+                for objective, own in grouped.items()
+            ),
+            tuple((self.parts[part].task.name, index) for part, index in rows),
+            sum(objective.tokens(self._example(row)) for objective, own in grouped.items() for row in own),
+        )
+
+    def _example(self, row: tuple[int, int]) -> Example:
+        part, index = row
+        return self.parts[part].examples[index]
+
+    def one_pass(self, batch_size: int) -> Iterator[MixedBatch]:
+        """Give every example once, in order: for methods that measure something over the data."""
+        for number, part in enumerate(self.parts):
+            indices = [(number, index) for index in range(len(part.examples))]
+            for start in range(0, len(indices), batch_size):
+                yield self.collate(indices[start : start + batch_size])
+
+
+def mean_loss(module: nn.Module, batch: MixedBatch) -> Loss:
+    """Give the mean loss of a batch: of its groups' losses, weighted by their rows."""
+    losses = [
+        group.objective.loss(group.objective.forward(module, group.batch), group.batch)
+        for group in batch.groups
+    ]
+    return combine(batch, losses)
+
+
+def combine(batch: MixedBatch, losses: Sequence[Loss]) -> Loss:
+    """Weight the groups' losses by their rows; one group's loss stays as it is, to the bit."""
+    if len(losses) == 1:
+        return losses[0]
+    total = sum(len(group.rows) for group in batch.groups)
+    weighted = [loss * (len(group.rows) / total) for group, loss in zip(batch.groups, losses, strict=True)]
+    return torch.stack(weighted).sum()
+
+
+def stage_batches(
+    trainer: TrainerConfig, parts: Sequence[EncodedPart], own: Sequence[str], default: int
+) -> int:
+    """Give how many batches a stage takes: the least that any of the lengths asked for allows.
+
+    Args:
+        trainer: the lengths; `default` optimizer steps where none is given.
+        parts: the stage's encoded mixture.
+        own: the stage's own tasks: an epoch is one pass over as many rows as they have.
+        default: optimizer steps where no length is given.
+    """
+    limits = []
+    if trainer.max_steps is not None:
+        limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
+    if trainer.max_epochs is not None:
+        rows = sum(len(part.examples) for part in parts if part.task.name in own)
+        limits.append(math.ceil(trainer.max_epochs * rows / trainer.batch_size))
+    if trainer.max_tokens is not None:
+        limits.append(math.ceil(trainer.max_tokens / (mean_length(parts) * trainer.batch_size)))
+    batches = min(limits) if limits else default * trainer.accumulate_grad_batches
+    steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    return steps * trainer.accumulate_grad_batches
+
+
+def mean_length(parts: Sequence[EncodedPart]) -> float:
+    """Give the mean length of the parts' examples in tokens."""
+    lengths = [part.task.objective.tokens(example) for part in parts for example in part.examples]
+    return max(1.0, sum(lengths) / len(lengths))

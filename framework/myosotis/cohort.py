@@ -1,0 +1,419 @@
+"""A cohort: trials that train together in one process, on one copy of the base."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+
+from myosotis.checkpoint import START, Position
+from myosotis.errors import Interrupted, NonFiniteLoss, TrialError
+from myosotis.evaluation import predict, score
+from myosotis.events import Event
+from myosotis.interfaces import Columns, Example
+from myosotis.joint import JointForward, predict_together
+from myosotis.ledger import Score
+from myosotis.logs import trial_log
+from myosotis.resolve import Resolver, TrialConfig
+from myosotis.seeds import restore_random_state
+from myosotis.stacking import Stack, obstacle
+from myosotis.trial import TrialRun
+from myosotis.workspace import Workspace
+
+if TYPE_CHECKING:
+    from myosotis.training import Member
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial to run, as plain values: it can go to another process, and be begun anew.
+
+    Attributes:
+        id: the trial's.
+        name: what it is called in progress and logs.
+        folder: its run folder.
+        study: the study's name.
+        config: the resolved configuration with the logger's node.
+    """
+
+    id: str
+    name: str
+    folder: Path
+    study: str
+    config: Mapping[str, Any]
+
+    def resolve(self, resolver: Resolver) -> TrialConfig:
+        """Make the trial's plugins anew.
+
+        Raises:
+            TrialError: it comes out as another trial than was planned.
+        """
+        config = resolver.resolve(OmegaConf.create(dict(self.config)))
+        if config.id != self.id:
+            raise TrialError(
+                f"the trial must be {self.id}, as it was planned, but came out as {config.id}: a "
+                "configuration file, data or a plugin changed while the study ran. Run the command again"
+            )
+        return config
+
+
+@dataclass(frozen=True)
+class Control:
+    """A cohort's line to whoever runs it.
+
+    Attributes:
+        tell: takes events.
+        stopping: whether to save and stop.
+    """
+
+    tell: Callable[[Event], None] = lambda event: None
+    stopping: Callable[[], bool] = lambda: False
+
+
+def run_cohort(
+    jobs: Sequence[Job], resolver: Resolver, workspace: Workspace, control: Control = Control()
+) -> None:
+    """Run trials together; what befalls each is told by events.
+
+    Where a step that is taken together fails, as when memory runs out, each half goes on by itself from
+    the trials' checkpoints, with the same numbers.
+
+    Raises:
+        Interrupted: it was asked to stop, and has saved.
+    """
+    cohort = Cohort(workspace, control)
+    for job in jobs:
+        cohort.add(_run_of(job, job.resolve(resolver), workspace, control))
+    try:
+        cohort.run()
+        return
+    except Interrupted:
+        cohort.stop()
+        raise
+    except Exception as error:
+        left = [job for job in jobs if job.id in cohort.runs]
+        if len(left) == 1:
+            cohort.fail(cohort.runs[left[0].id], error)
+            return
+        text = f"{type(error).__name__}: {error}"
+        for job in left:
+            trial_log(job.id).warning(
+                "a step of %d trials together failed (%s); half as many go on", len(left), text
+            )
+    del cohort
+    _free_memory()
+    for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+        run_cohort(half, resolver, workspace, control)
+
+
+def run_trial(config: TrialConfig, folder: Path, study: str, name: str, workspace: Workspace) -> None:
+    """Run one trial whose plugins are made already, or go on with it.
+
+    Raises:
+        Exception: whatever befell it, after writing it to `error.txt`.
+    """
+    cohort = Cohort(workspace, Control())
+    run = TrialRun(config, folder, study, name, workspace)
+    cohort.add(run)
+    try:
+        cohort.run()
+    except Exception as error:
+        cohort.fail(run, error)
+    for failure in cohort.failures.values():
+        raise failure
+
+
+def _run_of(job: Job, config: TrialConfig, workspace: Workspace, control: Control) -> TrialRun:
+    def progress(done: int, total: int) -> None:
+        control.tell(Event(job.id, "step", done, total))
+
+    return TrialRun(config, job.folder, job.study, job.name, workspace, progress)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@dataclass
+class Cohort:
+    """Trials while they run together.
+
+    Attributes:
+        runs: those that have not ended, by their ids.
+        failures: what befell the others that did not finish.
+    """
+
+    workspace: Workspace
+    control: Control
+    runs: dict[str, TrialRun] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+    _stacks: dict[tuple[str, ...], Stack | None] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def add(self, run: TrialRun) -> None:
+        """Take a trial in, before they run."""
+        self.runs[run.config.id] = run
+
+    def run(self) -> None:
+        """Run every trial to its end, or to its failure."""
+        for run in list(self.runs.values()):
+            run.cohort = list(self.runs)
+            self.control.tell(Event(run.config.id, "begins"))
+            with self._attributed(run):
+                run.open()
+        self._set_up()
+        self._finish()
+        while stages := [stage for run in self.runs.values() if (stage := run.next_stage)]:
+            # Where trials have come differently far, the last ones catch up first.
+            index = min(stage.index for stage in stages)
+            self._run_stage([run for run in self.runs.values() if run.stages_done + 1 == index], index)
+            self._finish()
+
+    def fail(self, run: TrialRun, error: Exception) -> None:
+        """Give a trial up; the others go on."""
+        del self.runs[run.config.id]
+        self.failures[run.config.id] = error
+        trial_log(run.config.id).error("failed", exc_info=error)
+        run.fail(error)
+        text = (str(error).splitlines() or [""])[0]
+        passing = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        message = f"{type(error).__name__}: {text}"
+        self.control.tell(Event(run.config.id, "failed", error=message, passing=passing))
+
+    def stop(self) -> None:
+        """Close what is open of the trials that have not ended."""
+        for run in self.runs.values():
+            run.interrupt()
+            self.control.tell(Event(run.config.id, "stopped"))
+
+    @contextlib.contextmanager
+    def _attributed(self, run: TrialRun) -> Iterator[None]:
+        """Take what is raised as this trial's own failure."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as error:
+            self.fail(run, error)
+
+    def _alive(self, runs: Sequence[TrialRun]) -> list[TrialRun]:
+        return [run for run in runs if self.runs.get(run.config.id) is run]
+
+    def charge(self) -> None:
+        """Share the time since the last call among the trials."""
+        now = time.perf_counter()
+        for run in self.runs.values():
+            run.costs.seconds += (now - self._since) / len(self.runs)
+        self._since = now
+
+    # The beginning and the end
+
+    def _set_up(self) -> None:
+        if not self.runs:
+            return
+        first = next(iter(self.runs.values()))
+        base = self.workspace.base(first.config, first.runtime)
+        for run in list(self.runs.values()):
+            with self._attributed(run):
+                run.set_up(base)
+                if run.trains_base:
+                    self.workspace.give_up_base()
+        for name, position in self._positions().items():
+            run = self.runs[name]
+            with self._attributed(run):
+                run.resume(position)
+
+    def _positions(self) -> dict[str, Position]:
+        """Choose where each trial goes on: where all were at one moment, if there is such a place."""
+        found = {name: run.checkpoints.resumable() for name, run in self.runs.items()}
+        common = set.intersection(*(set(each) for each in found.values())) if found else set()
+        return {
+            name: max(common) if common else next(iter(positions), START) for name, positions in found.items()
+        }
+
+    def _finish(self) -> None:
+        """Finish the trials that have no further stage."""
+        for run in list(self.runs.values()):
+            if run.next_stage is None:
+                self.charge()
+                with self._attributed(run):
+                    run.finish()
+                if self.runs.pop(run.config.id, None):
+                    self.control.tell(Event(run.config.id, "finished"))
+
+    # A stage
+
+    def _run_stage(self, runs: Sequence[TrialRun], index: int) -> None:
+        members: dict[str, Member] = {}
+        self._stacks = {}  # what begins a stage may change modules
+        for run in runs:
+            stage = run.config.stages[index - 1]
+            if stage.shares:
+                with self._attributed(run):
+                    members[run.config.id] = run.begin_stage(stage)
+        self._train([run for run in self._alive(runs) if run.config.id in members], members)
+        for run in self._alive(runs):
+            if run.config.id in members:
+                with self._attributed(run):
+                    run.close_training(members[run.config.id])
+        steps = {name: member.step for name, member in members.items()}
+        self.evaluate(self._alive(runs), index, steps)
+        self.charge()
+        for run in self._alive(runs):
+            with self._attributed(run):
+                run.end_stage(run.config.stages[index - 1])
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.control.stopping():
+            raise Interrupted("asked to stop; every trial is saved where it was")
+
+    def _train(self, runs: Sequence[TrialRun], members: Mapping[str, Member]) -> None:
+        from myosotis import training
+
+        if not runs:
+            return
+        own = [members[run.config.id] for run in runs]
+        forward = JointForward([member.module for member in own], self._stack(runs))
+        watch = StageProgress(self, dict(zip(map(id, own), runs, strict=True)))
+
+        def restore() -> None:
+            if len(runs) == 1:
+                restore_random_state(runs[0].random)
+
+        training.train_stage(own, forward, watch, runs[0].runtime, restore)
+
+    def _stack(self, runs: Sequence[TrialRun]) -> Stack | None:
+        """Put the trials' modules on one base; None for one trial that cannot be stacked."""
+        names = tuple(run.config.id for run in runs)
+        if names not in self._stacks:
+            self._stacks = {names: self._new_stack(runs)}
+        return self._stacks[names]
+
+    def _new_stack(self, runs: Sequence[TrialRun]) -> Stack | None:
+        for run in runs:
+            reason = obstacle(run.branch, run.adapted.model.module)
+            if reason is not None and len(runs) == 1:
+                return None
+            if reason is not None:
+                raise TrialError(f"{run.name} cannot train together with others: {reason}")
+        first = runs[0]
+        base = self.workspace.base(first.config, first.runtime)
+        methods = {type(method): None for method in first.config.methods.values()}
+        branches = [run.branch for run in runs]
+        return Stack(base.module, branches, list(methods), mixes=first.config.model.mixes_rows)
+
+    # Evaluation
+
+    def evaluate(self, runs: Sequence[TrialRun], stage: int, steps: Mapping[str, int]) -> None:
+        """Score trials on every task, together where they are evaluated on the same.
+
+        Args:
+            runs: the trials.
+            stage: the stage's index.
+            steps: each trial's optimizer steps in the stage; 0 where it did not train.
+        """
+        scores: dict[str, list[Score]] = {run.config.id: [] for run in runs}
+        for task in runs[0].config.tasks if runs else ():
+            examples = self._examples(task, self._alive(runs), stage, steps)
+            for run, columns in self._predicted(task, self._alive(runs), examples):
+                evaluation, step = run.config.evaluation, steps.get(run.config.id, 0)
+                own = score(
+                    run.config.tasks[task], columns, stage, step, evaluation.split, evaluation.resamples
+                )
+                scores[run.config.id] += own
+        for run in self._alive(runs):
+            run.scored(scores[run.config.id])
+
+    def _examples(
+        self, task: str, runs: Sequence[TrialRun], stage: int, steps: Mapping[str, int]
+    ) -> dict[str, Sequence[Example]]:
+        examples = {}
+        for run in runs:
+            step = steps.get(run.config.id, 0)
+            context = replace(run.context, stage=run.config.stages[stage - 1], step=step)
+            with self._attributed(run):
+                examples[run.config.id] = run.evaluation_examples(run.config.tasks[task], context)
+        return examples
+
+    def _predicted(
+        self, name: str, runs: Sequence[TrialRun], examples: Mapping[str, Sequence[Example]]
+    ) -> Iterator[tuple[TrialRun, Columns]]:
+        if not runs:
+            return
+        first = runs[0]
+        task, size = first.config.tasks[name], first.config.evaluation.batch_size
+        same = len({id(each) for each in examples.values()}) == 1
+        if len(runs) > 1 and same and (stack := self._stack(runs)):
+            shared = examples[first.config.id]
+            columns = predict_together(
+                task, shared, stack, len(runs), first.adapted.model, size, first.runtime
+            )
+            yield from zip(runs, columns, strict=True)
+            return
+        for run in runs:
+            own = run.config.tasks[name]
+            with self._attributed(run):
+                yield run, predict(own, examples[run.config.id], run.adapted.model, size, run.runtime)
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """Follows a cohort's stage: logs, evaluates, saves, gives trials up."""
+
+    cohort: Cohort
+    runs: Mapping[int, TrialRun]
+
+    def log(self, member: Member, values: Mapping[str, float]) -> None:
+        """Write an entry of the trial's training log."""
+        self.runs[id(member)].log(member, values)
+
+    def lost(self, member: Member, error: NonFiniteLoss) -> None:
+        """Give the trial up; the others go on."""
+        self.cohort.fail(self.runs[id(member)], error)
+
+    def reached(self, members: Sequence[Member], optimizer: torch.optim.Optimizer) -> None:
+        """Evaluate and save where it is time; where the study is asked to stop, save and stop."""
+        self._evaluate(
+            [member for member in members if _due(member, self._run(member).config.evaluation.every)]
+        )
+        stopping = self.cohort.control.stopping()
+        for member in members:
+            if stopping or _due(member, member.trainer.checkpoint_every_n_steps):
+                self._save(member, optimizer)
+        if stopping:
+            raise Interrupted("asked to stop; every trial is saved where it was")
+
+    def _run(self, member: Member) -> TrialRun:
+        return self.runs[id(member)]
+
+    def _evaluate(self, members: Sequence[Member]) -> None:
+        if not members:
+            return
+        steps = {self._run(member).config.id: member.step for member in members}
+        with torch.random.fork_rng():  # looking must not change what is trained next
+            self.cohort.evaluate(
+                [self._run(member) for member in members], members[0].context.stage.index, steps
+            )
+
+    def _save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
+        self.cohort.charge()
+        try:
+            self._run(member).save(member, optimizer)
+        except NonFiniteLoss as error:
+            member.active = False
+            self.lost(member, error)
+
+
+def _due(member: Member, every: int) -> bool:
+    """Tell whether it is time, every so many steps but not at the stage's end; 0 is never."""
+    return every > 0 and member.step % every == 0 and member.step < member.context.steps

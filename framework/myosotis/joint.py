@@ -1,0 +1,126 @@
+"""One forward pass for the rows of several trials."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from myosotis.batches import Group, MixedBatch
+from myosotis.evaluation import Runtime, evaluating
+from myosotis.interfaces import Batch, Columns, Example, Model, Task
+from myosotis.stacking import Stack
+
+
+@dataclass(frozen=True)
+class JointForward:
+    """Runs each trial's rows through its own module, or through the stack of all where there is one.
+
+    Attributes:
+        modules: each trial's own module.
+        stack: the trials' modules on one base; None where one trial trains alone.
+    """
+
+    modules: Sequence[nn.Module]
+    stack: Stack | None
+
+    def outputs(self, batches: Sequence[tuple[int, MixedBatch]]) -> list[list[Any]]:
+        """Give, for each pair of a trial's index and its batch, the outputs of the batch's groups."""
+        if self.stack is None:
+            return [
+                [group.objective.forward(self.modules[trial], group.batch) for group in batch.groups]
+                for trial, batch in batches
+            ]
+        outputs: list[list[Any]] = [[None] * len(batch.groups) for _, batch in batches]
+        for alike in _alike(batches).values():
+            sizes = [0] * len(self.modules)
+            for place, _, group in alike:
+                sizes[batches[place][0]] = len(group.rows)
+            whole = self._forward([group for _, _, group in alike], sizes)
+            start, total = 0, sum(sizes)
+            for place, number, group in alike:
+                outputs[place][number] = rows_of(whole, start, start + len(group.rows), total)
+                start += len(group.rows)
+        return outputs
+
+    def _forward(self, groups: Sequence[Group], sizes: Sequence[int]) -> Any:
+        assert self.stack is not None
+        with self.stack.rows(sizes):
+            return groups[0].objective.forward(self.stack.module, merged([group.batch for group in groups]))
+
+
+def _alike(batches: Sequence[tuple[int, MixedBatch]]) -> dict[Hashable, list[tuple[int, int, Group]]]:
+    """Gather the groups that can be one batch: one objective, one shape; in the order of the trials."""
+    found: dict[Hashable, list[tuple[int, int, Group]]] = {}
+    for place, (_, batch) in enumerate(batches):
+        for number, group in enumerate(batch.groups):
+            shapes = tuple((name, value.shape[1:], value.dtype) for name, value in group.batch.items())
+            found.setdefault((group.objective, shapes), []).append((place, number, group))
+    return found
+
+
+def merged(batches: Sequence[Batch]) -> Batch:
+    """Put the rows of several batches into one."""
+    if len(batches) == 1:
+        return batches[0]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def rows_of(output: Any, start: int, stop: int, total: int) -> Any:
+    """Give the part of a joint output that belongs to some rows of the batch.
+
+    Raises:
+        ValueError: a tensor of the output has no dimension of rows.
+    """
+    if stop - start == total:
+        return output
+
+    def part(value: Tensor) -> Tensor:
+        if value.ndim == 0 or value.shape[0] % total:
+            raise ValueError(
+                f"every tensor that a forward pass gives must have rows first, {total} or a multiple, "
+                f"but one has the shape {list(value.shape)}"
+            )
+        each = value.shape[0] // total
+        return value[start * each : stop * each]
+
+    return apply_to_collection(output, Tensor, part)
+
+
+def predict_together(
+    task: Task,
+    examples: Sequence[Example],
+    stack: Stack,
+    trials: int,
+    model: Model,
+    batch_size: int,
+    runtime: Runtime,
+) -> list[Columns]:
+    """Predict the same examples by every trial of a stack; give each trial's columns.
+
+    Args:
+        task: what is predicted.
+        examples: the examples, of all trials alike.
+        stack: the trials' modules.
+        trials: how many they are.
+        model: whose tokenizer is used.
+        batch_size: rows of all trials in one forward pass; at least one example of each.
+        runtime: where to compute.
+    """
+    chunk = max(1, batch_size // trials)
+    parts = []
+    with evaluating(stack.module), runtime.forward():
+        for start in range(0, len(examples), chunk):
+            batch = [examples[index] for index in range(start, min(start + chunk, len(examples)))]
+            with stack.rows([len(batch)] * trials):
+                columns = task.objective.predict(stack.module, batch * trials, model)
+            parts.append({name: np.split(column, trials) for name, column in columns.items()})
+    return [
+        {name: np.concatenate([part[name][trial] for part in parts]) for name in parts[0]}
+        for trial in range(trials)
+    ]

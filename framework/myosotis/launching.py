@@ -1,0 +1,290 @@
+"""From planned trials to cohorts that run: how many at once, in which groups, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
+from myosotis.cohort import Job
+from myosotis.errors import Interrupted
+from myosotis.grouping import Cohort, divided, sets, shape
+from myosotis.ledger import read_json, write_json
+from myosotis.local import (
+    Preparation,
+    Queue,
+    Stopping,
+    Unit,
+    run_here,
+    run_in_workers,
+    wait_for_others,
+)
+from myosotis.measure import Cost, measure_training
+from myosotis.options import Options
+from myosotis.progress import Progress
+from myosotis.resolve import Resolver, TrialConfig
+from myosotis.workers import Died, Finished, ForkServer, Raised, available_cores, gpus
+from myosotis.workspace import Workspace
+
+PRELOADED = ("lightning.pytorch", "transformers", "myosotis.cohort", "myosotis.training")
+"""What the process that starts the workers imports."""
+SMALL_SECONDS = 20.0
+"""Less training than this is not worth starting workers, or measuring much, for."""
+Basis = Literal["recorded", "asked for", "remembered", "measured", "nothing"]
+SIZES = (1, 2, 4, 8, 16, 32)
+"""Cohort sizes that are tried."""
+WORTHWHILE = 0.97
+"""A larger cohort takes less than this share of a smaller one's time for a trial, or no larger one is tried."""
+MEMORY_SHARE = 0.7
+"""The share of the free memory that a cohort may need."""
+
+
+@dataclass
+class Launch:
+    """A study's trials on their way: everything that running them needs.
+
+    Attributes:
+        folder: the study's folder.
+        jobs: the trials, in the study's order.
+        configs: each job's configuration.
+        stackable: whether each trial's model can share a forward pass, by its id.
+        measures: whether it may time steps to choose how many trials train at once.
+        basis: by what that was chosen: what is recorded, asked for, remembered, measured, or nothing.
+        measured: what it was chosen from.
+    """
+
+    folder: Path
+    jobs: Sequence[Job]
+    configs: Sequence[TrialConfig]
+    stackable: Mapping[str, bool]
+    resolver: Resolver
+    workspace: Workspace
+    progress: Progress
+    options: Options
+    stopping: Stopping = field(default_factory=Stopping)
+    memory: Memory = field(default_factory=Memory)
+    measures: bool = True
+    basis: Basis = "recorded"
+    measured: Sequence[Measured] = ()
+    _open: ExitStack = field(default_factory=ExitStack)
+    _server: ForkServer | None = None
+
+    def run(self) -> dict[str, str]:
+        """Run the trials; give the failed ones' errors by their ids.
+
+        Raises:
+            Interrupted: asked to stop; everything is saved.
+        """
+        with self._open, self.stopping.on_signals():
+            cohorts, workers = self._cohorts()
+            self._record(cohorts, workers)
+            by_id = {job.id: job for job in self.jobs}
+            units = [Unit([by_id[trial] for trial in each.trials], each.threads) for each in cohorts]
+            queue = Queue(units, self.progress, self.stopping, self.options.retries, self.options.fail_fast)
+            self._run(queue, min(workers, len(units)))
+            while free := wait_for_others(queue):
+                queue.waiting.append(Unit(free, torch.get_num_threads()))
+                run_here(queue, self.resolver, self.workspace)
+        if self.stopping() and not (self.options.fail_fast and queue.failed):
+            raise Interrupted(
+                "stopped; every trial is saved where it was, and the same command goes on from there"
+            )
+        return queue.failed
+
+    def _run(self, queue: Queue, workers: int) -> None:
+        if workers == 1:
+            run_here(queue, self.resolver, self.workspace)
+            return
+        environments = [{"CUDA_VISIBLE_DEVICES": device} for device in gpus()] or [{}]
+        run_in_workers(queue, self._prepared_server(), workers, environments)
+
+    # In which groups
+
+    def cohorts(self) -> tuple[list[Cohort], int]:
+        """Give the cohorts that would run and the number of workers; runs and records nothing."""
+        with self._open:
+            return self._cohorts()
+
+    def time(self, arrangement: Arrangement, trials: Sequence[str]) -> Cost | None:
+        """Time a few steps of trials that train together, in each worker of an arrangement."""
+        by_id = {job.id: job for job in self.jobs}
+        timed = self._time_here if arrangement.workers == 1 else self._time_in_workers
+        with self._open:
+            return timed(arrangement, [by_id[trial] for trial in trials])
+
+    def _cohorts(self) -> tuple[list[Cohort], int]:
+        """Give the cohorts as they were recorded, and new ones for the trials that were in none."""
+        left = {job.id for job in self.jobs}
+        known = self._recorded()
+        kept = [
+            Cohort(tuple(trial for trial in each["trials"] if trial in left), each["threads"])
+            for each in known["cohorts"]
+        ]
+        kept = [each for each in kept if each.trials]
+        workers = known["workers"]
+        new = left - {trial for each in kept for trial in each.trials}
+        if new:
+            arrangement, made = self._arranged([config for config in self.configs if config.id in new])
+            kept += made
+            workers = max(workers, arrangement.workers) if len(kept) > len(made) else arrangement.workers
+        return kept, workers
+
+    @property
+    def _request(self) -> dict[str, Any]:
+        return {"cohort": self.options.cohort, "workers": self.options.workers}
+
+    def _recorded(self) -> Mapping[str, Any]:
+        """Read the cohorts that were formed for the same request; none where there are no such."""
+        path = self.folder / "cohorts.json"
+        known = read_json(path) if path.is_file() else {}
+        return known if known.get("request") == self._request else {"workers": 1, "cohorts": []}
+
+    def _record(self, cohorts: Sequence[Cohort], workers: int) -> None:
+        """Keep whole cohorts on record: those of which some trials have ended, too."""
+        old = self._recorded()["cohorts"]
+        listed = {trial for each in old for trial in each["trials"]}
+        new = [asdict(each) for each in cohorts if not listed.intersection(each.trials)]
+        write_json(
+            self.folder / "cohorts.json",
+            {"request": self._request, "workers": workers, "cohorts": [*old, *new]},
+        )
+
+    def _arranged(self, configs: Sequence[TrialConfig]) -> tuple[Arrangement, list[Cohort]]:
+        groups = sets(configs, self.stackable)
+        arrangement = self._arrangement(configs, groups)
+        cohorts = divided(groups, arrangement.cohort, arrangement.workers)
+        return arrangement, [Cohort(each, arrangement.threads) for each in cohorts]
+
+    # How many at once
+
+    def _arrangement(self, configs: Sequence[TrialConfig], groups: Sequence[Sequence[str]]) -> Arrangement:
+        """Choose by what is asked for, by what is known of this machine, or by measuring."""
+        devices, cores = gpus(), available_cores()
+        most_workers = len(devices) or min(cores, len(configs))
+        workers, cohort = self.options.workers, self.options.cohort
+        largest = max(len(group) for group in groups)
+        self.basis = "asked for"
+        if workers != "auto" and cohort != "auto":
+            return Arrangement(workers, _threads(workers, cores), cohort)
+        self.basis = "nothing"
+        if len(configs) == 1:
+            return Arrangement(1, torch.get_num_threads(), 1)
+        group = max(groups, key=len)
+        chosen = [config for config in configs if config.id in set(group)]
+        measured = self._measured(chosen, most_workers if workers == "auto" else workers, largest)
+        if workers != "auto":
+            measured = [each for each in measured if each.arrangement.workers == workers] or measured
+        if cohort != "auto":
+            measured = [each for each in measured if each.arrangement.cohort == cohort] or measured
+        alone = Measured(Arrangement(1, torch.get_num_threads(), 1), 0.0)
+        best = choose(measured or [alone], len(configs), self._steps(chosen[0]))
+        return Arrangement(
+            best.workers if workers == "auto" else workers,
+            best.threads if workers == "auto" else _threads(workers, cores),
+            best.cohort if cohort == "auto" else cohort,
+        )
+
+    def _steps(self, config: TrialConfig) -> int:
+        from myosotis.trial import DEFAULT_STEPS
+
+        return len(config.stages) * (config.trainer.max_steps or DEFAULT_STEPS)
+
+    def _measured(self, configs: Sequence[TrialConfig], workers: int, largest: int) -> list[Measured]:
+        key = shape(configs[0])
+        found = self.memory.recall(key)
+        enough = found and max(each.arrangement.cohort for each in found) >= min(largest, SIZES[-1])
+        if enough or not self.measures:
+            self.basis = "remembered" if found else "nothing"
+        else:
+            found = self._measure(configs, workers)
+            self.memory.remember(key, found)
+            self.basis = "measured"
+        self.measured = found
+        return [each for each in found if each.arrangement.cohort <= largest]
+
+    def _measure(self, configs: Sequence[TrialConfig], workers: int) -> list[Measured]:
+        """Time a few steps at growing sizes, here and, where there is enough to do, in workers."""
+        by_id = {job.id: job for job in self.jobs}
+        jobs = [by_id[config.id] for config in configs]
+        self.progress.note(f"measuring how many of {len(jobs)} trials to train at once; it is remembered")
+        here = self._growing(Arrangement(1, torch.get_num_threads(), 1), jobs, self._time_here)
+        work = seconds(here[0], len(self.jobs), self._steps(configs[0]))
+        if workers == 1 or work < SMALL_SECONDS:
+            return here
+        alone = Arrangement(workers, _threads(workers, available_cores()), 1)
+        if gpus():  # each has a device of its own, and the same speed on it
+            return here + [
+                Measured(replace(alone, cohort=each.arrangement.cohort), each.step_seconds) for each in here
+            ]
+        return here + self._growing(alone, jobs, self._time_in_workers)
+
+    def _growing(
+        self,
+        alone: Arrangement,
+        jobs: Sequence[Job],
+        timed: Callable[[Arrangement, Sequence[Job]], Cost | None],
+    ) -> list[Measured]:
+        """Double the cohort for as long as that gains something and there is memory for it."""
+        found: list[Measured] = []
+        for size in SIZES:
+            if size > max(1, len(jobs) // alone.workers):
+                break
+            arrangement = replace(alone, cohort=size)
+            try:
+                cost = timed(arrangement, jobs[:size])
+            except (MemoryError, torch.OutOfMemoryError):
+                break
+            if cost is None:
+                return [Measured(alone, 0.0)]
+            rate = cost.step_seconds / size
+            worse = bool(found) and rate > found[-1].step_seconds / found[-1].arrangement.cohort * WORTHWHILE
+            found.append(Measured(arrangement, cost.step_seconds))
+            if worse or 2 * cost.memory_bytes * alone.workers > MEMORY_SHARE * cost.free_bytes:
+                break
+        return found
+
+    def _time_here(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
+        return measure_training([job.resolve(self.resolver) for job in jobs], self.workspace)
+
+    def _time_in_workers(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
+        """Time the same in all workers at once: they share the machine."""
+        server = self._prepared_server()
+        workers = [server.start_worker(arrangement.threads) for _ in range(arrangement.workers)]
+        for worker in workers:
+            worker.submit("myosotis.local:timed", list(jobs))
+        costs: list[Cost | None] = []
+        for worker in workers:
+            message = worker.receive()
+            worker.kill()
+            if isinstance(message, Raised):
+                raise message.error
+            if isinstance(message, Died):
+                raise MemoryError(str(message))
+            assert isinstance(message, Finished)
+            costs.append(message.result)
+        return max(
+            (each for each in costs if each is not None), key=lambda cost: cost.step_seconds, default=None
+        )
+
+    def _prepared_server(self) -> ForkServer:
+        if self._server is None:
+            self._server = self._open.enter_context(ForkServer(PRELOADED))
+            self._server.prepare(
+                "myosotis.local:prepare",
+                Preparation(
+                    self.workspace.studies,
+                    list(self.jobs),
+                    dict(self.resolver._fingerprints),
+                    load=not gpus(),
+                ),
+            )
+        return self._server
+
+
+def _threads(workers: int, cores: int) -> int:
+    return torch.get_num_threads() if workers == 1 else max(1, cores // workers)

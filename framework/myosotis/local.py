@@ -1,0 +1,331 @@
+"""Running a study's trials on this machine: cohorts, in this process or in workers, until none is left."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from myosotis.cohort import Control, Job, run_cohort
+from myosotis.errors import Interrupted
+from myosotis.events import Event
+from myosotis.ledger import status, write_text
+from myosotis.locks import TrialLock
+from myosotis.logs import trial_logs
+from myosotis.measure import Cost, measure_training
+from myosotis.plugins import load_registry
+from myosotis.progress import Progress
+from myosotis.resolve import Resolver
+from myosotis.workers import Died, ForkServer, Raised, Worker
+from myosotis.workers import Event as Told
+from myosotis.workspace import Workspace
+
+LOCK_SECONDS = 1.0
+"""How long to wait for a trial that another process may only be looking at."""
+WAIT_SECONDS = 1.0
+"""How often to look whether another command has ended a trial."""
+
+
+@dataclass
+class Unit:
+    """A cohort's trials that are to run, and how often they were begun."""
+
+    jobs: list[Job]
+    threads: int
+    attempts: int = 0
+
+
+@dataclass
+class Stopping:
+    """Whether the study was asked to stop; a second time ends it at once."""
+
+    asked: bool = False
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    def __call__(self) -> bool:
+        """Tell whether it was asked."""
+        return self.asked
+
+    def ask(self) -> None:
+        """Ask to save and stop."""
+        self.asked = True
+        for listener in self.listeners:
+            listener()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as such a wish while trials run."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.ask()
+
+        before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+class Queue:
+    """A study's units: what waits, what has ended and how; tries again what may pass.
+
+    Args:
+        units: what is to run.
+        progress: told of every event.
+        stopping: asked to stop where the first failure is to end the study.
+        retries: how often trials are begun again after their worker died or memory ran out.
+        fail_fast: whether the first failure ends the study.
+    """
+
+    def __init__(
+        self, units: Sequence[Unit], progress: Progress, stopping: Stopping, retries: int, fail_fast: bool
+    ) -> None:
+        self.waiting = deque(units)
+        self.progress = progress
+        self.stopping = stopping
+        self.retries = retries
+        self.fail_fast = fail_fast
+        self.failed: dict[str, str] = {}
+        self.locked: list[Job] = []
+        self.ended: set[str] = set()
+
+    def next(self) -> Unit | None:
+        """Give the next unit."""
+        if self.stopping() or not self.waiting:
+            return None
+        unit = self.waiting.popleft()
+        unit.attempts += 1
+        return unit
+
+    def take(self, unit: Unit, event: Event) -> None:
+        """Follow a trial of a unit."""
+        job = next(job for job in unit.jobs if job.id == event.trial)
+        if event.kind == "locked":
+            self.locked.append(job)
+            return
+        if event.kind == "failed" and event.passing and unit.attempts <= self.retries:
+            self.progress.note(f"{job.name}: {event.error}; it is begun again")
+            self.waiting.append(Unit([job], unit.threads, unit.attempts))
+            return
+        if event.kind in {"finished", "failed"}:
+            self.ended.add(job.id)
+        if event.kind == "failed":
+            self._fail(job, event.error)
+        self.progress.take(event)
+
+    def died(self, unit: Unit, reason: str) -> None:
+        """Try the trials of a unit whose process is gone again, apart where they are several."""
+        left = [job for job in unit.jobs if job.id not in self.ended and status(job.folder) != "finished"]
+        for job in unit.jobs:
+            if job not in left and job.id not in self.ended:
+                self.take(unit, Event(job.id, "finished"))
+        if not left or self.stopping():
+            return
+        if unit.attempts <= self.retries:
+            self.progress.note(f"{reason}; {_counted(len(left))} begun again from the last checkpoint")
+            self.waiting.append(Unit(left, unit.threads, unit.attempts))
+            return
+        if len(left) > 1:
+            # One of them may be what ends the process; the others must not share its fate.
+            self.waiting.extend(Unit([job], unit.threads, unit.attempts - 1) for job in left)
+            return
+        write_text(left[0].folder / "error.txt", f"{reason}\n")
+        self.take(unit, Event(left[0].id, "failed", error=reason))
+
+    def _fail(self, job: Job, error: str) -> None:
+        self.failed[job.id] = error
+        if self.fail_fast:
+            self.stopping.ask()
+
+
+def _counted(trials: int) -> str:
+    return "1 trial is" if trials == 1 else f"{trials} trials are"
+
+
+def run_unit(
+    unit: Unit,
+    resolver: Resolver,
+    workspace: Workspace,
+    tell: Callable[[Event], None],
+    stopping: Callable[[], bool],
+) -> None:
+    """Run a unit's trials in this process, those that no other process has in its hands.
+
+    Raises:
+        Interrupted: asked to stop.
+    """
+    held: list[TrialLock] = []
+    jobs = []
+    for job in unit.jobs:
+        lock = TrialLock(job.folder.parent, job.folder.name)
+        if not lock.take(LOCK_SECONDS):
+            tell(Event(job.id, "locked"))
+        elif status(job.folder) == "finished":
+            lock.remove()
+            tell(Event(job.id, "finished"))
+        else:
+            held.append(lock)
+            jobs.append(job)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(unit.threads)
+    try:
+        if jobs:
+            with trial_logs({job.id: job.folder for job in jobs}):
+                run_cohort(jobs, resolver, workspace, Control(tell, stopping))
+    finally:
+        torch.set_num_threads(threads)
+        for lock, job in zip(held, jobs, strict=True):
+            # Nobody waits for a finished trial; a thousand lock files would be four megabytes.
+            lock.remove() if status(job.folder) == "finished" else lock.release()
+
+
+def run_here(queue: Queue, resolver: Resolver, workspace: Workspace) -> None:
+    """Run the units one after another in this process."""
+    while (unit := queue.next()) is not None:
+        try:
+            run_unit(unit, resolver, workspace, partial(queue.take, unit), queue.stopping)
+        except Interrupted:
+            return
+
+
+# In workers
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the process that starts the workers is told: it loads what they share."""
+
+    studies: Path
+    jobs: Sequence[Job]
+    fingerprints: Mapping[str, str]
+    load: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What workers share: modules, plugins, the base and encoded examples."""
+
+    resolver: Resolver
+    workspace: Workspace
+
+
+def prepare(argument: Preparation) -> Prepared:
+    """Load what every worker needs, once; called where workers are forked."""
+    registry = load_registry()
+    resolver = Resolver(registry, dict(argument.fingerprints))
+    workspace = Workspace(argument.studies, registry)
+    if argument.load:
+        _load(argument.jobs, resolver, workspace)
+    return Prepared(resolver, workspace)
+
+
+def _load(jobs: Sequence[Job], resolver: Resolver, workspace: Workspace) -> None:
+    """Load the base and encode the data, where all trials have the same."""
+    configs = [job.resolve(resolver) for job in jobs]
+    if len({config.identities["model"] for config in configs}) != 1:
+        return
+    from myosotis.evaluation import choose_runtime
+
+    for config in configs:
+        runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
+        model = workspace.base(config, runtime)
+        for task in config.tasks.values():
+            identity, base = config.identities[task.name], config.identities["model"]
+            workspace.evaluated(task, identity, model, base, config.evaluation)
+            if any(task.name in stage.tasks for stage in config.stages):
+                workspace.examples(task, identity, "train", model, base)
+
+
+def timed(prepared: Prepared, jobs: Sequence[Job], channel: Any) -> Cost | None:
+    """Time a few steps of trials that train together, in a worker."""
+    return measure_training([job.resolve(prepared.resolver) for job in jobs], prepared.workspace)
+
+
+def work(prepared: Prepared, unit: Unit, channel: Any) -> None:
+    """Run a unit in a worker."""
+    try:
+        run_unit(unit, prepared.resolver, prepared.workspace, channel.send, lambda: bool(channel.stopping))
+    except Interrupted:
+        return
+
+
+def run_in_workers(
+    queue: Queue, server: ForkServer, workers: int, environments: Sequence[Mapping[str, str]]
+) -> None:
+    """Run the units in workers; one that dies is replaced."""
+    running: dict[Worker, Unit] = {}
+    places: dict[Worker, int] = {}
+    idle: list[Worker] = []
+    free = list(range(workers))
+
+    def stop() -> None:
+        for worker in running:
+            worker.stop()
+
+    queue.stopping.listeners.append(stop)
+    while True:
+        while (free or idle) and (unit := queue.next()) is not None:
+            if idle:
+                worker = idle.pop()
+            else:
+                place = free.pop(0)
+                worker = server.start_worker(unit.threads, environments[place % len(environments)])
+                places[worker] = place
+            worker.submit("myosotis.local:work", unit)
+            running[worker] = unit
+        if not running:
+            return
+        for connection in wait([worker.connection for worker in running]):
+            worker = next(each for each in running if each.connection is connection)
+            message = worker.receive()
+            if isinstance(message, Told):
+                queue.take(running[worker], message.value)
+                continue
+            unit = running.pop(worker)
+            if isinstance(message, Died):
+                free.append(places.pop(worker))
+                queue.died(unit, str(message))
+            elif isinstance(message, Raised):
+                idle.append(worker)
+                queue.died(unit, f"{type(message.error).__name__}: {message.error}")
+            else:
+                idle.append(worker)
+
+
+# Other commands
+
+
+def wait_for_others(queue: Queue) -> list[Job]:
+    """Wait until trials that another command runs have ended or are free; give those that are free."""
+    while not queue.stopping():
+        for job in list(queue.locked):
+            if status(job.folder) == "finished":
+                queue.locked.remove(job)
+                queue.take(Unit([job], 1), Event(job.id, "finished"))
+                continue
+            lock = TrialLock(job.folder.parent, job.folder.name)
+            if lock.take():
+                lock.release()
+                queue.locked.remove(job)
+                return [job]
+        if not queue.locked:
+            return []
+        time.sleep(WAIT_SECONDS)
+    return []
