@@ -67,7 +67,7 @@ class TrialCheck:
         branch = Branch(outline.module)
         model = replace(outline, module=branch.module)
         context = start_context(config, model, frozen_names(model, config.methods), outline=True)
-        adapted = adapt(model, config.methods, context, config.trains)
+        adapted = adapt(model, config.methods, context, config.trains, config.model.blocks)
         return obstacle(branch, adapted.model.module)
 
     def _outline(self, config: TrialConfig) -> Model:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from myosotis.errors import ConfigurationError, StorageError
-from myosotis.ledger import TrialEntry, read_entries, status
+from myosotis.ledger import PREFIX_FOLDER, TrialEntry, read_entries, status
 from myosotis.locks import FOLDER, Lock, StudyLock, TrialLock
 
 RUN_FOLDER = re.compile(r"(?P<trial>[0-9a-f]{12})(?:\.(?P<number>\d+))?")
 TEMPORARY = re.compile(r"\.adapter|.*\.partial|\..+\.[a-z0-9_]{8}")
-CACHES = (".prefix",)
+CACHES = (PREFIX_FOLDER,)
 """Folders of a study that are computed again when they are missing."""
 SETTLED_SECONDS = 600
 """A study's own temporary that is older is nobody's: what writes it takes seconds."""

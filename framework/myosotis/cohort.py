@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import OmegaConf
 
+from myosotis.batches import mean_length
 from myosotis.checkpoint import START, Position
 from myosotis.errors import Interrupted, NonFiniteLoss, TrialError
 from myosotis.evaluation import predict, score
 from myosotis.events import Event
-from myosotis.interfaces import Columns, Example
+from myosotis.interfaces import Blocks, Columns, Example
 from myosotis.joint import JointForward, predict_together
-from myosotis.ledger import Score
+from myosotis.ledger import PREFIX_FOLDER, Score
 from myosotis.logs import trial_log
+from myosotis.prefix import FrozenPrefix, worthwhile
+from myosotis.prefix_store import PrefixStore
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.seeds import restore_random_state
 from myosotis.stacking import Stack, obstacle
@@ -135,6 +138,12 @@ def _run_of(job: Job, config: TrialConfig, workspace: Workspace, control: Contro
         control.tell(Event(job.id, "step", done, total))
 
     return TrialRun(config, job.folder, job.study, job.name, workspace, progress)
+
+
+def _width_bytes(prefix: Blocks) -> int:
+    """Estimate what the hidden state of one position takes: the width of what comes before the blocks."""
+    parameters = (parameter for module in prefix.before for parameter in module.parameters())
+    return max((each.shape[-1] * each.element_size() for each in parameters), default=0)
 
 
 def _free_memory() -> None:
@@ -290,7 +299,28 @@ class Cohort:
             if len(runs) == 1:
                 restore_random_state(runs[0].random)
 
-        training.train_stage(own, forward, watch, runs[0].runtime, restore)
+        with self._prefix(runs, own, forward):
+            training.train_stage(own, forward, watch, runs[0].runtime, restore)
+
+    def _prefix(
+        self, runs: Sequence[TrialRun], members: Sequence[Member], forward: JointForward
+    ) -> contextlib.AbstractContextManager[object]:
+        """Serve the blocks that are frozen in all trials from what is kept, where that saves time."""
+        first = runs[0]
+        module = forward.called
+        blocks = first.config.model.blocks(module)
+        frozen = min(len(run.adapted.prefix) for run in runs)
+        prefix = Blocks(blocks.before, blocks.chain[:frozen])
+        limit = int(first.config.trainer.prefix_gigabytes * 2**30)
+        parts = [part for member in members for part in member.loader.parts]
+        examples = {part.identity or id(part): part for part in parts}.values()
+        count = sum(len(part.examples) for part in examples)
+        rows = sum(len(member.loader) * member.trainer.batch_size for member in members)
+        size = count * mean_length(list(examples)) * _width_bytes(prefix)
+        if not worthwhile(frozen, rows, count, int(size), limit):
+            return contextlib.nullcontext()
+        key = f"{first.config.identities['model']} {first.runtime.precision}"
+        return FrozenPrefix(module, prefix, PrefixStore(first.folder.parent / PREFIX_FOLDER, limit), key)
 
     def _stack(self, runs: Sequence[TrialRun]) -> Stack | None:
         """Put the trials' modules on one base; None for one trial that cannot be stacked."""

@@ -48,6 +48,8 @@ class TrainerConfig:
         log_every_n_steps: steps between two entries of the training log.
         checkpoint_every_n_steps: steps between two checkpoints within a stage; 0 saves at stage ends only.
         save: whether the finished trial keeps its adapter or weights.
+        prefix_gigabytes: disk for what frozen blocks at the model's beginning give, kept for further epochs
+            and trials while the study runs; 0 computes it each time.
     """
 
     max_steps: int | None = None
@@ -64,6 +66,7 @@ class TrainerConfig:
     log_every_n_steps: int = 10
     checkpoint_every_n_steps: int = 100
     save: bool = True
+    prefix_gigabytes: float = 4.0
 
 
 @dataclass

@@ -29,6 +29,11 @@ class JointForward:
     modules: Sequence[nn.Module]
     stack: Stack | None
 
+    @property
+    def called(self) -> nn.Module:
+        """The module that rows are run through."""
+        return self.modules[0] if self.stack is None else self.stack.module
+
     def outputs(self, batches: Sequence[tuple[int, MixedBatch]]) -> list[list[Any]]:
         """Give, for each pair of a trial's index and its batch, the outputs of the batch's groups."""
         if self.stack is None:

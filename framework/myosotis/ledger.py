@@ -7,6 +7,7 @@ studies/<study>/<trial>/error.txt               the trial failed
 studies/<study>/<trial>/log.txt                 what was logged and warned while it ran
 studies/<study>/cohorts.json                    which trials train together, on how many threads
 studies/<study>/.locks/                         who runs which trial
+studies/<study>/.prefix/                        what frozen blocks give, while the study runs
 studies/.base/<key>.json                        rows of the untouched base, shared by all studies
 """
 
@@ -20,6 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import platformdirs
 
 from myosotis.errors import ConfigurationError, StorageError, unknown_name
 from myosotis.storage import replacing
@@ -42,6 +45,8 @@ SCORE_COLUMNS = (
     "low",
     "high",
 )
+PREFIX_FOLDER = ".prefix"
+"""Where a study keeps what frozen blocks give, while it runs."""
 HEADLINE = ("learned", "forgotten", "forgotten_base")
 RESULT_COLUMNS = (
     *HEADLINE,
@@ -152,6 +157,11 @@ def file_hash(paths: Iterable[Path]) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Give the folder for what is kept between studies and can be made again; `MYOSOTIS_CACHE` names another."""
+    return Path(os.environ.get("MYOSOTIS_CACHE") or platformdirs.user_cache_dir("myosotis"))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -41,7 +41,7 @@ from myosotis.plugins import KINDS, Registry, source_hash
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 SPLITS = ("train", "validation", "test")
-CHANGES_NO_NUMBER = frozenset({"save", "log_every_n_steps", "checkpoint_every_n_steps"})
+CHANGES_NO_NUMBER = frozenset({"save", "log_every_n_steps", "checkpoint_every_n_steps", "prefix_gigabytes"})
 
 
 S = TypeVar("S", TrainerConfig, OptimizerConfig, ScheduleConfig, EvaluationConfig, CurriculumConfig)
@@ -312,6 +312,7 @@ def checked_trainer(trainer: TrainerConfig) -> TrainerConfig:
         _at_least(f"trainer.{name}", getattr(trainer, name), 1)
     _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
     _at_least("trainer.checkpoint_every_n_steps", trainer.checkpoint_every_n_steps, 0)
+    _at_least("trainer.prefix_gigabytes", trainer.prefix_gigabytes, 0)
     _at_least("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, strictly=True)
     _one_of("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "cuda"))
     # Lightning's `bf16-true` would convert the model after its base row was measured.

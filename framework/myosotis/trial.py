@@ -151,7 +151,9 @@ class TrialRun:
         self.context = start_context(
             self.config, model, frozen_names(model, self.config.methods), outline=False
         )
-        self.adapted = adapt(model, self.config.methods, self.context, self.config.trains)
+        self.adapted = adapt(
+            model, self.config.methods, self.context, self.config.trains, self.config.model.blocks
+        )
         self.context = replace(self.context, model=self.adapted.model)
 
     def _base_row(self, model: Model) -> list[Score]:
