@@ -10,10 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
 import torch
 
-from myosotis.ledger import content_hash, write_json
+from myosotis.ledger import cache_folder, content_hash, write_json
 
 START_SECONDS = 7.0
 """What starting worker processes costs a study once."""
@@ -70,9 +69,7 @@ class Memory:
     """What was measured on this machine, kept in the user's cache."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or Path(
-            os.environ.get("MYOSOTIS_CACHE") or platformdirs.user_cache_dir("myosotis")
-        )
+        self.folder = folder or cache_folder()
 
     def recall(self, shape: str) -> list[Measured]:
         """Give what was measured for a shape of trials; nothing where that is unknown or cannot be read."""

@@ -35,11 +35,11 @@ PRELOADED = ("lightning.pytorch", "transformers", "myosotis.cohort", "myosotis.t
 """What the process that starts the workers imports."""
 SMALL_SECONDS = 20.0
 """Less training than this is not worth starting workers, or measuring much, for."""
-Basis = Literal["recorded", "asked for", "remembered", "measured", "nothing"]
+Basis = Literal["recorded", "asked for", "remembered", "measured", "alone", "nothing"]
 SIZES = (1, 2, 4, 8, 16, 32)
 """Cohort sizes that are tried."""
-WORTHWHILE = 0.97
-"""A larger cohort takes less than this share of a smaller one's time for a trial, or no larger one is tried."""
+WORSE = 1.1
+"""No larger cohort is tried once one takes this many times the best's time for a trial."""
 MEMORY_SHARE = 0.7
 """The share of the free memory that a cohort may need."""
 
@@ -54,7 +54,7 @@ class Launch:
         configs: each job's configuration.
         stackable: whether each trial's model can share a forward pass, by its id.
         measures: whether it may time steps to choose how many trials train at once.
-        basis: by what that was chosen: what is recorded, asked for, remembered, measured, or nothing.
+        basis: by what that was chosen; for a trial by itself there is nothing to choose.
         measured: what it was chosen from.
     """
 
@@ -171,8 +171,8 @@ class Launch:
         self.basis = "asked for"
         if workers != "auto" and cohort != "auto":
             return Arrangement(workers, _threads(workers, cores), cohort)
-        self.basis = "nothing"
         if len(configs) == 1:
+            self.basis = "alone"
             return Arrangement(1, torch.get_num_threads(), 1)
         group = max(groups, key=len)
         chosen = [config for config in configs if config.id in set(group)]
@@ -229,7 +229,7 @@ class Launch:
         jobs: Sequence[Job],
         timed: Callable[[Arrangement, Sequence[Job]], Cost | None],
     ) -> list[Measured]:
-        """Double the cohort for as long as that gains something and there is memory for it."""
+        """Double the cohort for as long as that is no loss and there is memory for it."""
         found: list[Measured] = []
         for size in SIZES:
             if size > max(1, len(jobs) // alone.workers):
@@ -241,9 +241,9 @@ class Launch:
                 break
             if cost is None:
                 return [Measured(alone, 0.0)]
-            rate = cost.step_seconds / size
-            worse = bool(found) and rate > found[-1].step_seconds / found[-1].arrangement.cohort * WORTHWHILE
             found.append(Measured(arrangement, cost.step_seconds))
+            best = min(each.step_seconds / each.arrangement.cohort for each in found)
+            worse = cost.step_seconds / size > WORSE * best
             if worse or 2 * cost.memory_bytes * alone.workers > MEMORY_SHARE * cost.free_bytes:
                 break
         return found
@@ -273,6 +273,7 @@ class Launch:
 
     def _prepared_server(self) -> ForkServer:
         if self._server is None:
+            self._open.callback(setattr, self, "_server", None)
             self._server = self._open.enter_context(ForkServer(PRELOADED))
             self._server.prepare(
                 "myosotis.local:prepare",

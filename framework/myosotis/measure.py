@@ -55,7 +55,7 @@ class Cost:
     steps: int
 
 
-def measure_training(configs: Sequence[TrialConfig], workspace: Workspace, steps: int = 4) -> Cost | None:
+def measure_training(configs: Sequence[TrialConfig], workspace: Workspace, steps: int = 6) -> Cost | None:
     """Time a few steps of the first stage that trains; None where none does.
 
     Args:
@@ -82,24 +82,24 @@ class TrialCost:
     """What one trial takes by itself, from a few of its steps and some batches of every task.
 
     Attributes:
-        load_seconds: loading the base and encoding the data, as far as no trial before had done it.
-        base_seconds: loading the base anew, which a trial that trains it leaves to the one after it.
         start_seconds: adapting, and beginning a stage.
         step_seconds: an optimizer step of the first stage that trains.
         step_tokens: the tokens of such a step.
-        evaluation_seconds: scoring every task once, with its interval.
-        memory_bytes: the most that the process held, or on a GPU the trial.
+        evaluation_seconds: scoring a task once, with its interval, by its name.
+        memory_bytes: the most that the process held, or on a GPU its tensors.
+        shared_bytes: what of that was there before the trial: the process, the base.
         saved_bytes: what is kept of a finished trial's model.
+        trains_base: whether it trains the base, which is loaded anew for the trial after it.
     """
 
-    load_seconds: float
-    base_seconds: float
     start_seconds: float
     step_seconds: float
     step_tokens: float
-    evaluation_seconds: float
+    evaluation_seconds: Mapping[str, float]
     memory_bytes: int
+    shared_bytes: int
     saved_bytes: int
+    trains_base: bool
 
 
 def measure_trial(config: TrialConfig, workspace: Workspace, steps: int = 24) -> TrialCost:
@@ -115,30 +115,25 @@ def measure_trial(config: TrialConfig, workspace: Workspace, steps: int = 24) ->
     """
     with tempfile.TemporaryDirectory() as folder:
         run = TrialRun(config, Path(folder), "measured", "measured", workspace)
-        peak = Peak(run.runtime)
-        clock = Clock()
-        with clock.timed("load"):
-            with clock.timed("base"):
-                base = workspace.base(config, run.runtime)
-            _encode(run, base)
+        base = workspace.base(config, run.runtime)
+        shared, peak, clock, watch = memory(run.runtime), Peak(run.runtime), Clock(), Stopwatch(0)
         with clock.timed("start"):
             _adapt(run, base)
             member = _begin(run)
-        evaluation = _evaluation_seconds(run)
-        watch = Stopwatch(0)
+        evaluation = {task.name: _evaluation_seconds(run, task) for task in config.tasks.values()}
         if member is not None:
             _check_memory(run.adapted, config.optimizer.name, run.runtime)
             watch = _train([run], [member], base, steps)
         saved = _saved_bytes(run, Path(folder))
         return TrialCost(
-            load_seconds=clock.seconds["load"],
-            base_seconds=clock.seconds["base"] if run.trains_base else 0.0,
             start_seconds=clock.seconds["start"],
             step_seconds=watch.seconds(),
             step_tokens=member.tokens / member.step if member else 0.0,
             evaluation_seconds=evaluation,
             memory_bytes=peak.bytes(),
+            shared_bytes=shared,
             saved_bytes=saved,
+            trains_base=run.trains_base,
         )
 
 
@@ -157,15 +152,6 @@ class Clock:
 
 
 # The parts of a trial
-
-
-def _encode(run: TrialRun, base: Model) -> None:
-    config, workspace = run.config, run.workspace
-    for task in config.tasks.values():
-        identity, model = config.identities[task.name], config.identities["model"]
-        workspace.evaluated(task, identity, base, model, config.evaluation)
-        if any(task.name in stage.tasks for stage in config.stages):
-            workspace.examples(task, identity, "train", base, model)
 
 
 def _adapt(run: TrialRun, base: Model) -> None:
@@ -226,15 +212,11 @@ class Stopwatch:
         return statistics.median(steps[1:] or steps) if steps else 0.0
 
 
-def _evaluation_seconds(run: TrialRun) -> float:
-    """Time scoring every task once, from some of its batches."""
-    seconds = 0.0
-    for task in run.config.tasks.values():
-        since = time.perf_counter()
-        examples = run.evaluation_examples(task, run.context)
-        seconds += time.perf_counter() - since
-        seconds += _predicting(run, task, examples)
-    return seconds
+def _evaluation_seconds(run: TrialRun, task: Task) -> float:
+    """Time scoring a task once, from some of its batches."""
+    since = time.perf_counter()
+    examples = run.evaluation_examples(task, run.context)
+    return time.perf_counter() - since + _predicting(run, task, examples)
 
 
 def _predicting(run: TrialRun, task: Task, examples: Sequence[Example]) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from safetensors.torch import load_file
 
 from myosotis.errors import Interrupted, TrialsFailed
 from myosotis.ledger import StudyRecord, read_json, read_scores
-from tests.core.commands import ROOT, run_at, search_path, toy
+from tests.core.commands import run_at, search_path, toy
 
 MODULES = "tests.toy,tests.core.hazards"
+LIMITED = """
+import resource, sys
+import lightning.pytorch, myosotis.cohort, myosotis.report
+resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, resource.RLIM_INFINITY))
+sys.argv = ["myosotis", "run", *sys.argv[1:]]
+from myosotis.cli import main
+main()
+"""
+"""The command on a disk that takes no file of more than 6 kB, such as a checkpoint."""
 SWEEP = (
     "method=[side,hazard]",
     "method.side.width=1,3",
@@ -40,8 +50,6 @@ def run(folder: Path, *overrides: str, cohort: int = 1, workers: int = 1) -> Stu
 
 def started(folder: Path, *overrides: str, cohort: int = 1, workers: int = 1) -> subprocess.Popen[str]:
     """Start a command in a process of its own."""
-    import os
-
     return subprocess.Popen(
         [sys.executable, "-m", "myosotis", "run", *command(*overrides, cohort=cohort, workers=workers)],
         cwd=folder,
@@ -247,6 +255,41 @@ def test_killed_command_goes_on_to_the_same_bits(tmp_path: Path, workers: int) -
     assert tables(record) == tables(whole)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_terminated_command_saves_and_goes_on_to_the_same_bits(tmp_path: Path, workers: int) -> None:
+    long = ("trainer.max_steps=600", "trainer.log_every_n_steps=50")
+    whole = run(tmp_path, *long, "studies=whole", cohort=2)
+    process = started(tmp_path, *long, cohort=2, workers=workers)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "begins" in line:
+            break
+    time.sleep(1)
+    process.terminate()
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert "every trial is saved where it was, and the same command goes on from there" in printed
+    stopped = list((tmp_path / "studies" / "cohort").glob("*/checkpoints/*.pt"))
+    assert stopped
+    record = run(tmp_path, *long, cohort=2, workers=1)
+    assert tables(record) == tables(whole)
+
+
+def test_full_disk_ends_trials_with_a_reason_and_the_rerun_finishes(
+    alone: StudyRecord, tmp_path: Path
+) -> None:
+    limited = [sys.executable, "-c", LIMITED, *command()]
+    variables = {**os.environ, "PYTHONPATH": search_path(), "MYOSOTIS_PLUGINS": MODULES}
+    done = subprocess.run(limited, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "must be written, but File too large" in done.stderr
+    assert "run the same command again: nothing finished is lost" in done.stderr
+    partial = [path.name for path in (tmp_path / "studies").glob("**/*.partial")]
+    assert partial == []
+    record = run(tmp_path)
+    assert tables(record) == tables(alone)
+
+
 def test_torn_checkpoint_is_known_and_the_one_before_it_is_used(
     together: StudyRecord, tmp_path: Path
 ) -> None:
@@ -289,5 +332,3 @@ def test_fail_fast_saves_the_others(tmp_path: Path) -> None:
 
     record = load_study(tmp_path / "studies" / "cohort")
     assert sorted(record.trials.status) == ["failed", "unfinished", "unfinished", "unfinished"]
-    assert ROOT.is_dir()
-    shutil.rmtree(tmp_path / "studies")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from myosotis.ledger import StudyRecord
+from myosotis.errors import StorageError
+from myosotis.ledger import StudyRecord, cache_folder, write_text
 from myosotis.report.pictures import Picture, page_specification, vega_lite_version
 from myosotis.report.table import SHOWN_WHOLE, front_first
 from myosotis.report.words import findings
@@ -57,9 +60,17 @@ def _script_safe(specification: dict[str, Any]) -> str:
 @lru_cache(maxsize=1)
 def _vega() -> str:
     """Vega, Vega-Lite and their embedding as one script, so that the page needs no network."""
+    versions = f"{version('vl-convert-python')}-{vega_lite_version()}"
+    kept = cache_folder() / "vega" / f"{versions}.js"
+    # Bundling takes a second or two, and always gives the same.
+    with suppress(OSError, UnicodeDecodeError):
+        return kept.read_text(encoding="utf-8")
     import vl_convert
 
     bundle = str(
         vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;", vl_version=vega_lite_version())
     )
-    return bundle.replace("</script", "<\\/script")
+    script = bundle.replace("</script", "<\\/script")
+    with suppress(StorageError):
+        write_text(kept, script)
+    return script
