@@ -434,6 +434,8 @@ class StageProgress:
             self.cohort.evaluate(
                 [self._run(member) for member in members], members[0].context.stage.index, steps
             )
+        for member in members:
+            member.adapted.train()
 
     def _save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
         self.cohort.charge()

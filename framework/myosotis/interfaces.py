@@ -195,8 +195,8 @@ class Blocks:
 
     Attributes:
         before: modules that have run when the first block starts, such as embeddings.
-        chain: in the order of running; each takes the hidden states of the one before, gives its own alone
-            or first in a tuple, and treats every row by itself.
+        chain: in the order of running; each takes the hidden states of the one before and gives its own,
+            alone or first in a tuple, and treats every row by itself.
     """
 
     before: tuple[nn.Module, ...] = ()
@@ -283,7 +283,11 @@ class Method(Plugin):
     stores: ClassVar[str] = "nothing"
     """What it keeps between stages."""
     cohort_fields: ClassVar[frozenset[str]] = frozenset()
-    """Parameters in which trials may differ and still train in one forward pass."""
+    """Parameters in which trials may differ and still train in one forward pass.
+
+    A method that names some only puts layers around layers of the base in `adapt`, draws random numbers from
+    the context's generator alone, and shares no state between its instances. None keeps its trials alone.
+    """
 
     def frozen(self, model: Model) -> Collection[str]:
         """Name the base's parameters that must stay as they are; no method trains or adapts them."""

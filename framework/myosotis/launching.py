@@ -274,7 +274,9 @@ class Launch:
     def _prepared_server(self) -> ForkServer:
         if self._server is None:
             self._open.callback(setattr, self, "_server", None)
-            self._server = self._open.enter_context(ForkServer(PRELOADED))
+            loggers = {str(config.logger.get("_target_")) for config in self.configs if config.logger}
+            own = ("wandb",) if any(each.endswith(".WandbRun") for each in loggers) else ()
+            self._server = self._open.enter_context(ForkServer((*PRELOADED, *own)))
             self._server.prepare(
                 "myosotis.local:prepare",
                 Preparation(

@@ -335,7 +335,6 @@ class StageObserver(Callback):
         self._share_time(members)
         if stepped:
             self._step(trainer, [member for member in members if member.active])
-            pl_module.train()
             self.since = time.perf_counter()
 
     def _share_time(self, members: Sequence[Member]) -> None:

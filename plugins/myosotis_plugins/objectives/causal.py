@@ -88,6 +88,8 @@ def token_ids(model: Model, texts: Sequence[str], special: bool = True) -> list[
     if not texts:
         return []
     # Documents may be longer than the model's context: blocks are cut from them afterwards.
-    encoded: Any = model.tokenizer(list(texts), add_special_tokens=special, verbose=False)
+    encoded: Any = model.tokenizer(
+        list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False
+    )
     ids: list[list[int]] = encoded["input_ids"]
     return ids
