@@ -308,8 +308,10 @@ class Cohort:
         """Serve the blocks that are frozen in all trials from what is kept, where that saves time."""
         first = runs[0]
         module = forward.called
-        blocks = first.config.model.blocks(module)
         frozen = min(len(run.adapted.prefix) for run in runs)
+        if not frozen:
+            return contextlib.nullcontext()
+        blocks = first.config.model.blocks(module)
         prefix = Blocks(blocks.before, blocks.chain[:frozen])
         limit = int(first.config.trainer.prefix_gigabytes * 2**30)
         parts = [part for member in members for part in member.loader.parts]

@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from myosotis import hookimpl
-from myosotis.interfaces import Model, ModelFactory, Objective
+from myosotis.interfaces import Blocks, Model, ModelFactory, Objective
 from myosotis_plugins.models.huggingface import HuggingFace
 
 MYOSOTIS_API = 1
@@ -45,6 +47,14 @@ class Nano(ModelFactory):
     def fingerprint(self) -> str:
         """Hash the weights."""
         return self._folder.fingerprint()
+
+    def mixes_rows(self, layer: nn.Module) -> bool:
+        """In 8 bits, columns with outliers are looked for in the whole batch."""
+        return self._folder.mixes_rows(layer)
+
+    def blocks(self, module: nn.Module) -> Blocks:
+        """Find the transformer's blocks."""
+        return self._folder.blocks(module)
 
     def save(self, model: Model, folder: Path) -> None:
         """Write a PEFT adapter where there is one, else the whole model."""
