@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# Before torch is imported. Small models gain nothing from more threads, and lose everything beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
