@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,6 +145,12 @@ def _width_bytes(prefix: Blocks) -> int:
     """Estimate what the hidden state of one position takes: the width of what comes before the blocks."""
     parameters = (parameter for module in prefix.before for parameter in module.parameters())
     return max((each.shape[-1] * each.element_size() for each in parameters), default=0)
+
+
+def _give_back() -> None:
+    """Give memory that is free back to the system: of glibc's, much lies between small pieces still in use."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _free_memory() -> None:
@@ -301,6 +308,7 @@ class Cohort:
 
         with self._prefix(runs, own, forward):
             training.train_stage(own, forward, watch, runs[0].runtime, restore)
+        _give_back()
 
     def _prefix(
         self, runs: Sequence[TrialRun], members: Sequence[Member], forward: JointForward

@@ -47,10 +47,9 @@ class JointForward:
             for place, _, group in alike:
                 sizes[batches[place][0]] = len(group.rows)
             whole = self._forward([group for _, _, group in alike], sizes)
-            start, total = 0, sum(sizes)
-            for place, number, group in alike:
-                outputs[place][number] = rows_of(whole, start, start + len(group.rows), total)
-                start += len(group.rows)
+            parts = divided(whole, [len(group.rows) for _, _, group in alike])
+            for (place, number, _), part in zip(alike, parts, strict=True):
+                outputs[place][number] = part
         return outputs
 
     def _forward(self, groups: Sequence[Group], sizes: Sequence[int]) -> Any:
@@ -76,25 +75,30 @@ def merged(batches: Sequence[Batch]) -> Batch:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def rows_of(output: Any, start: int, stop: int, total: int) -> Any:
-    """Give the part of a joint output that belongs to some rows of the batch.
+def divided(output: Any, sizes: Sequence[int]) -> list[Any]:
+    """Divide a joint output by its rows.
 
     Raises:
         ValueError: a tensor of the output has no dimension of rows.
     """
-    if stop - start == total:
-        return output
+    if len(sizes) == 1:
+        return [output]
+    total = sum(sizes)
+    # Split at once: the gradient of a slice would be as large as the whole, once for every trial.
+    splits: dict[int, tuple[Tensor, ...]] = {}
 
-    def part(value: Tensor) -> Tensor:
+    def part(value: Tensor, number: int) -> Tensor:
         if value.ndim == 0 or value.shape[0] % total:
             raise ValueError(
                 f"every tensor that a forward pass gives must have rows first, {total} or a multiple, "
                 f"but one has the shape {list(value.shape)}"
             )
-        each = value.shape[0] // total
-        return value[start * each : stop * each]
+        if id(value) not in splits:
+            each = value.shape[0] // total
+            splits[id(value)] = torch.split(value, [each * size for size in sizes])
+        return splits[id(value)][number]
 
-    return apply_to_collection(output, Tensor, part)
+    return [apply_to_collection(output, Tensor, part, number=number) for number in range(len(sizes))]
 
 
 def predict_together(

@@ -268,6 +268,9 @@ class StageModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Leave it to the end of the step."""
+
     def _active(self) -> Iterator[Member]:
         return (member for member in self.members if member.active)
 
@@ -351,6 +354,8 @@ class StageObserver(Callback):
             if member.step % member.trainer.log_every_n_steps == 0 or member.step == member.context.steps:
                 self._log(trainer, member)
         self.watch.reached([member for member in members if member.active], trainer.optimizers[0])
+        # Not when the next backward pass begins: the forward pass before it needs the memory.
+        trainer.optimizers[0].zero_grad()
         for member in members:
             member.active = member.active and member.step < member.context.steps
         module = trainer.lightning_module
