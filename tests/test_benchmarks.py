@@ -1,0 +1,250 @@
+"""The benchmarks run, at a tiny size, and their arithmetic is right."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from myosotis_plugins.models.nano import FOLDER, Nano
+
+BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    return load("gpu_cohort")
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# Arithmetic
+
+
+@pytest.mark.parametrize(
+    ("name", "million", "layer", "rest"),
+    [
+        # As the model cards say; a layer's q, k, v, o and its three of the MLP; what does not multiply.
+        ("SmolLM2-135M", 134.5, 2 * 576**2 + 2 * 576 * 192 + 3 * 576 * 1_536, 61 * 576),
+        (
+            "Qwen2.5-0.5B",
+            494.0,
+            2 * 896**2 + 2 * 896 * 128 + 3 * 896 * 4_864,
+            49 * 896 + 24 * (896 + 2 * 128),  # q, k and v have biases
+        ),
+        ("Llama-3.2-1B", 1_235.8, 2 * 2_048**2 + 2 * 2_048 * 512 + 3 * 2_048 * 8_192, 33 * 2_048),
+    ],
+)
+def test_the_shapes_are_those_of_the_published_models(
+    gpu: ModuleType, name: str, million: float, layer: int, rest: int
+) -> None:
+    shape = gpu.SHAPES[name]
+    module = shape.make(torch.device("meta"))
+    total = sum(parameter.numel() for parameter in module.parameters())
+    assert total == shape.parameters
+    assert total / 1e6 == pytest.approx(million, abs=0.05)
+    weights = gpu.frozen_weights(module)
+    assert weights == shape.layers * layer + shape.vocabulary * shape.width
+    assert weights == total - rest
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+
+
+def test_the_operations_are_those_that_torch_counts(gpu: ModuleType) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    shape = gpu.SHAPES["tiny"]
+    base = shape.make(torch.device("cpu")).float()
+    frozen, length = gpu.frozen_weights(base), 16
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapters = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    ids = torch.randint(0, shape.vocabulary, (2, length))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(count for name, count in counts.items() if "attention" not in str(name))
+    # The embeddings do not train, so that nothing asks for the gradient of the first block's input.
+    kept = shape.width // shape.heads * shape.groups
+    unasked = 2 * (shape.width * (shape.width + 2 * kept) + 3 * 4 * shape.width)
+    assert products == ids.numel() * (gpu.flops(frozen, adapters) - unasked)
+
+
+def test_causal_attention_is_counted_by_the_tokens_that_are_seen(gpu: ModuleType) -> None:
+    layers, width, length = 3, 8, 500
+    seen = sum(position + 1 for position in range(length))
+    products = 2 * (2 * width) * seen * layers  # scores and mixtures: a product and a sum each
+    counted = gpu.attention_flops(layers, width, length) * length
+    assert counted == pytest.approx(3 * products, rel=2 / length)
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("Something else", None),
+    ],
+)
+def test_a_devices_peak_is_found_by_its_name(gpu: ModuleType, device: str, peak: float | None) -> None:
+    assert gpu.peak_tflops(device) == peak
+
+
+def test_a_speed_up_is_the_median_over_rounds(gpu: ModuleType) -> None:
+    alone = gpu.Row("model", "1x256", 1, [100.0, 200.0, 100.0])
+    together = gpu.Row("model", "1x256", 16, [900.0, 1000.0, 700.0])
+    elsewhere = gpu.Row("model", "4x512", 1, [1.0])
+    assert gpu.speed_up(together, [elsewhere, alone, together]) == 7.0
+    assert gpu.speed_up(elsewhere, [alone, together]) is None
+    assert "| ours, 16 | 900 | 700 to 1,000, n = 3 | 7.00 | – | – | – |" in gpu.table([alone, together])
+
+
+# What goes wrong
+
+
+class Failing:
+    """Trials whose large cohorts do not fit."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def train(self, count: int, batch: Any, steps: Any) -> None:
+        if count >= 4:
+            raise torch.OutOfMemoryError("no memory left")
+        if count == 2:
+            raise ValueError("broken")
+        while not steps.step():
+            pass
+
+    def free(self) -> None:
+        pass
+
+
+def measurement(gpu: ModuleType, folder: Path, seconds: float) -> Any:
+    settings = gpu.Settings(torch.device("cpu"), "32-true", [8], 0.001)
+    machine = gpu.Machine(torch.device("cpu"), None)
+    end = gpu.time.perf_counter() + seconds
+    made = gpu.Measurement(Failing(settings), "tiny", machine, folder / "rows.json", end, rounds=2)
+    made._count = lambda row, batch: None
+    return made
+
+
+def test_what_fails_is_a_row(gpu: ModuleType, tmp_path: Path) -> None:
+    rows = measurement(gpu, tmp_path, 60).cell(gpu.Batch(1, 16), [1, 2, 4, 8], 60)
+    states = {row.trials: row.state for row in rows}
+    assert states == {
+        0: "",
+        1: "",
+        2: "failed: ValueError: broken",
+        4: "out of memory",
+        8: "out of memory, as half as many",
+    }
+    assert [len(row.tokens_per_second) for row in rows] == [2, 2, 0, 0, 0]
+    kept = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["state"] for row in kept] == list(states.values())
+    assert "| ours, 4 | out of memory |" in gpu.table(rows)
+
+
+def test_what_does_not_fit_into_the_time_is_left_out(gpu: ModuleType, tmp_path: Path) -> None:
+    rows = measurement(gpu, tmp_path, -1).cell(gpu.Batch(1, 16), [1], 0)
+    assert [row.state for row in rows] == ["no time left", "no time left"]
+    assert gpu.verdict(rows) == ["tiny 1x16: nothing was measured"]
+
+
+# Whole runs
+
+
+def test_cohorts_are_measured(gpu: ModuleType, tmp_path: Path) -> None:
+    arguments = "--device cpu --shapes tiny --batches 1x16 --cohorts 1 2 --rounds 2 --seconds 0.05 --profile"
+    printed = run("gpu_cohort", tmp_path, *arguments.split(), "--peak-tflops", "0.5")
+    rows = json.loads((tmp_path / "gpu_cohort.json").read_text())["rows"]
+    assert [row["trials"] for row in rows] == [0, 1, 2]
+    shape = gpu.SHAPES["tiny"]
+    ends = [(32, 32), (32, 16), (32, 16), (32, 32), (32, 64), (32, 64), (64, 32)]  # q, k, v, o, and the MLP
+    adapters = shape.layers * sum(8 * (inputs + outputs) for inputs, outputs in ends)
+    weights = shape.layers * sum(inputs * outputs for inputs, outputs in ends) + 512 * 32
+    for row in rows:
+        assert row["state"] == ""
+        assert len(row["tokens_per_second"]) == 2
+        median = sum(row["tokens_per_second"]) / 2
+        assert row["mfu"] == pytest.approx(median * (4 * weights + 6 * adapters) / 0.5e12)
+    assert "| tiny | 1x16 | ours, 2 |" in printed
+    profile = (tmp_path / "gpu_cohort.profile.txt").read_text()
+    assert "# tiny, 1x16, ours, 2" in profile
+    assert "aten::mm" in profile
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the rose is red and the violet blue\n" * 400)
+    return path
+
+
+@pytest.fixture
+def compare(tmp_path: Path, text: Path) -> Callable[..., str]:
+    given = f"--model {FOLDER} --train {text} --eval held={text} --pairs 1 --steps 2 --length 32 --batch 2"
+
+    def compared(*arguments: str) -> str:
+        return run("compare", tmp_path, *arguments, *given.split())
+
+    return compared
+
+
+@pytest.mark.slow
+def test_ranks_are_compared(compare: Callable[..., str]) -> None:
+    printed = compare("ranks", "--ranks", "2,4", "--launcher", "cohort=2", "--launcher", "workers=1")
+    assert "cohorts of 2; 1 at once" in printed
+    assert "ranks: ratio" in printed
+    assert printed.count(", 2 steps, 128 tokens") == 4  # of two trials, on both sides
+    base = sum(parameter.numel() for parameter in Nano().load([]).module.parameters())
+    assert printed.count(f"trained, {base:,} not") == 4
+
+
+def test_frozen_blocks_are_compared(compare: Callable[..., str]) -> None:
+    printed = compare("freeze", "--blocks", "2", "--lines", "20", "--epochs", "2")
+    ours, theirs = [line.split(": ")[1] for line in printed.splitlines() if "parameters trained" in line]
+    assert ours.split(", ")[:2] == theirs.split(", ")[:2]
+    assert ours.split(", ")[-1] == theirs.split(", ")[-1]  # as many tokens
+    assert "freeze: ratio" in printed
+
+
+def test_different_work_is_refused(tmp_path: Path) -> None:
+    module = load("compare")
+    with pytest.raises(SystemExit, match="the same parameters"):
+        module.check_same([module.Trial(1, 2, 3, 4)], [module.Trial(2, 2, 3, 4)])
+
+
+def test_memory_is_measured(tmp_path: Path) -> None:
+    arguments = "--width 64 --layers 1 --vocabulary 300 --steps 1 --rounds 1 --trials 2 --length 16"
+    printed = run("memory", tmp_path, *arguments.split())
+    assert "2 trials over one, 1x16:" in printed
+    one, two = [float(line.split(":")[1].split()[0]) for line in printed.splitlines() if line[:2] == "  "]
+    assert 100 < one < two < 2 * one  # MB: a process with torch in it, and two trials in one
