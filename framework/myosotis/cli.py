@@ -28,6 +28,7 @@ HYDRA_FLAGS = (
     "-p",
     "--shell-completion",
 )
+MULTIRUN_FLAGS = ("-m", "--multirun")
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
@@ -77,18 +78,49 @@ def run(context: typer.Context) -> None:
     Takes Hydra's override grammar, and its flags --cfg job, --info, --hydra-help.
     Without overrides it runs the embedded quickstart.
     """
-    arguments = [each for each in context.args if each not in {"-m", "--multirun"}]
-    if any(each.split("=")[0] in HYDRA_FLAGS for each in arguments):
-        _hydra(arguments)
+    if any(each.split("=")[0] in HYDRA_FLAGS for each in context.args):
+        _hydra([each for each in context.args if each not in MULTIRUN_FLAGS])
         return
-    flags = [each for each in arguments if each.startswith("-")]
-    if flags:
-        raise ConfigurationError(
-            f"{flags[0]} is not an option of run; settings are written as key=value, as in trainer.max_steps=100"
-        )
+    arguments = _overrides(context, "run")
     from myosotis.study import run as run_study
 
     _show(run_study(arguments))
+
+
+@app.command(context_settings=PASS_THROUGH)
+def plan(
+    context: typer.Context,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="What an hour of this machine costs.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything, for programs.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Time a few steps, or estimate nothing.")
+    ] = True,
+) -> None:
+    """Say what run would do with the same overrides, and what it takes: nothing is run.
+
+    That is: which trials are done, each value and where it comes from, the cohorts, and the time, memory,
+    tokens and disk of each, from a few steps of the largest trial of every shape.
+    """
+    arguments = _overrides(context, "plan")
+    from myosotis.plan_text import plan_json, plan_text
+    from myosotis.study import plan_study
+
+    planned = plan_study(arguments, price_per_hour, measure)
+    typer.echo(plan_json(planned) if json else plan_text(planned))
+
+
+def _overrides(context: typer.Context, command: str) -> list[str]:
+    """Give a command's overrides, which are all that may be left of its arguments."""
+    arguments = [each for each in context.args if each not in MULTIRUN_FLAGS]
+    flags = [each for each in arguments if each.startswith("-")]
+    if flags:
+        raise ConfigurationError(
+            f"{flags[0]} is not an option of {command}; settings are written as key=value, as in "
+            "trainer.max_steps=100"
+        )
+    return arguments
 
 
 def _hydra(arguments: list[str]) -> None:

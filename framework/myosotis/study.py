@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from myosotis.errors import (
     TrialsFailed,
 )
 from myosotis.ledger import (
+    PREFIX_FOLDER,
     StudyRecord,
     TrialEntry,
     find_study,
@@ -44,6 +47,8 @@ from myosotis.resolve import Resolver, TrialConfig
 
 if TYPE_CHECKING:
     from myosotis.cohort import Job
+    from myosotis.launching import Launch
+    from myosotis.planning import StudyPlan
 
 
 @dataclass(frozen=True)
@@ -66,19 +71,69 @@ def run(overrides: Sequence[str], config_name: str = "config") -> StudyRecord:
         ConfigurationError: before anything is run.
         TrialsFailed: after every other trial has run.
     """
-    arguments = list(overrides)
     with composer() as compose, explained():
-        if config_name == "config" and says_nothing(compose.parse(arguments)):
-            arguments.append(QUICKSTART)
-        master = compose.master(config_name, list(whole_study(compose.parse(arguments))))
-        registry = load_registry()
-        _check_sweeper(master)
+        arguments, master = _whole(compose, overrides, config_name)
         sweeper = Plugins.instance().instantiate_sweeper(
             config=master,
             hydra_context=_hydra_context(compose, master),
-            task_function=TrialTask(registry, Path(master.studies).absolute(), config_name),
+            task_function=TrialTask(load_registry(), Path(master.studies).absolute(), config_name),
         )
         return sweeper.sweep(arguments)  # type: ignore[no-any-return]
+
+
+def plan_study(
+    overrides: Sequence[str],
+    price_per_hour: float | None = None,
+    measures: bool = True,
+    config_name: str = "config",
+) -> StudyPlan:
+    """Say what `run` would do with the same overrides, and what that takes; writes nothing.
+
+    Args:
+        overrides: Hydra's override grammar, as on the command line.
+        price_per_hour: of the machine, in whatever money.
+        measures: whether a few steps are timed; without, nothing is estimated.
+        config_name: the primary configuration.
+
+    Raises:
+        ConfigurationError: the study cannot run, or something of it cannot fit.
+    """
+    from myosotis.planning import make_plan
+    from myosotis.provenance import Provenance
+
+    begun = time.perf_counter()
+    with composer() as compose, explained():
+        arguments, master = _whole(compose, overrides, config_name)
+        params, arms = plain(master.hydra.sweeper.get("params")) or {}, plain(master.arms) or {}
+        task = TrialTask(load_registry(), Path(master.studies).absolute(), config_name)
+        layout = lay_out(arguments, params, master, compose.loader, task)
+        task.study, task.left = layout.folder.name, layout.left
+        task.check()
+        provenance = Provenance(compose, config_name, task.workspace.registry, arguments, params, arms)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=_hydra_context(compose, master), task_function=task, config=master
+        )
+        # Another launcher than this project's calls the task for one trial at a time.
+        launch = task.prepared(layout.left, getattr(launcher, "options", Options(cohort=1, workers=1)))
+        launch.measures = measures
+        return make_plan(
+            layout.folder,
+            layout.planned,
+            lambda each: provenance.settings(each.entry.arm, each.overrides, _whole_config(each.config)),
+            launch,
+            time.perf_counter() - begun,
+            price_per_hour,
+        )
+
+
+def _whole(compose: Composer, overrides: Sequence[str], config_name: str) -> tuple[list[str], DictConfig]:
+    """Give the overrides of a command and the configuration of its study as a whole."""
+    arguments = list(overrides)
+    if config_name == "config" and says_nothing(compose.parse(arguments)):
+        arguments.append(QUICKSTART)
+    master = compose.master(config_name, list(whole_study(compose.parse(arguments))))
+    _check_sweeper(master)
+    return arguments, master
 
 
 def load_study(study: str | Path, studies: str | Path = "studies") -> StudyRecord:
@@ -275,11 +330,12 @@ class TrialTask:
             returns.append(job)
         return returns
 
-    def _launch(self, planned: Sequence[PlannedTrial], options: Options) -> dict[str, str]:
+    def prepared(self, planned: Sequence[PlannedTrial], options: Options) -> Launch:
+        """Give what would run trials."""
         from myosotis.launching import Launch
 
         folder = self.workspace.studies / self.study
-        launch = Launch(
+        return Launch(
             folder,
             [_job(each, folder) for each in planned],
             [each.config for each in planned],
@@ -289,11 +345,14 @@ class TrialTask:
             self.progress,
             options,
         )
+
+    def _launch(self, planned: Sequence[PlannedTrial], options: Options) -> dict[str, str]:
+        folder = self.workspace.studies / self.study
         names = {each.entry.id: each for each in planned}
         return {
             trial: f"{_name(names[trial].entry)}: {error}\n    "
             + os.path.relpath(folder / names[trial].entry.folder / "error.txt")
-            for trial, error in launch.run().items()
+            for trial, error in self.prepared(planned, options).run().items()
         }
 
 
@@ -304,9 +363,12 @@ def _name(entry: TrialEntry) -> str:
 def _job(planned: PlannedTrial, folder: Path) -> Job:
     from myosotis.cohort import Job
 
-    config = {**planned.config.resolved, "logger": OmegaConf.to_container(planned.config.logger)}
     own = run_folder(folder, planned.entry)
-    return Job(planned.entry.id, _name(planned.entry), own, folder.name, config)
+    return Job(planned.entry.id, _name(planned.entry), own, folder.name, _whole_config(planned.config))
+
+
+def _whole_config(config: TrialConfig) -> dict[str, Any]:
+    return {**config.resolved, "logger": OmegaConf.to_container(config.logger)}
 
 
 def run_folder(study: Path, entry: TrialEntry) -> Path:
@@ -325,6 +387,8 @@ def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: 
     if ran:
         registry.hook.myosotis_study_finished(study=folder.name, folder=folder)
     record = read_study(folder)
+    if all(state == "finished" for state in record.trials.status):
+        shutil.rmtree(folder / PREFIX_FOLDER, ignore_errors=True)
     if ran or not (folder / "report.html").is_file():
         write_report(record)
     failures = [_failure(job) for job in returns if job.status == JobStatus.FAILED]

@@ -425,6 +425,9 @@ def train_stage(
     with quiet_lightning():
         steps = len(loader) // trainer.accumulate_grad_batches
         engine = make_engine(trainer, runtime, steps, [StageObserver(watch)])
+        # Lightning would end the process between two steps, with nothing saved; whoever runs the study has
+        # taken the signals already.
+        engine._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         engine.fit(StageModule(members, forward, restore), train_dataloaders=loader)
 
 

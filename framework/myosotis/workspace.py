@@ -103,6 +103,16 @@ class Workspace:
             self._evaluated[key] = limited(examples, evaluation.limit)
         return self._evaluated[key]
 
+    def base_path(
+        self, identity: str, model_identity: str, evaluation: EvaluationConfig, runtime: Runtime
+    ) -> Path:
+        """Say where the untouched base's scores on a task lie."""
+        numbers = {
+            key: value for key, value in asdict(evaluation).items() if key not in {"every", "batch_size"}
+        }
+        key = content_hash([identity, model_identity, numbers, runtime.precision, runtime.device.type])
+        return self.studies / ".base" / f"{key}.json"
+
     def base_scores(
         self,
         task: Task,
@@ -113,16 +123,14 @@ class Workspace:
         runtime: Runtime,
     ) -> list[Score]:
         """Give the untouched base's scores on a task, measured once for all studies."""
-        numbers = {
-            key: value for key, value in asdict(evaluation).items() if key not in {"every", "batch_size"}
-        }
-        key = content_hash([identity, model_identity, numbers, runtime.precision, runtime.device.type])
-        path = self.studies / ".base" / f"{key}.json"
+        path = self.base_path(identity, model_identity, evaluation, runtime)
         found = _base_row(path)
         if found is not None:
             return found
         # Processes of one study would each measure it: one does, the others wait and read.
-        with Lock(path.parent / ".locks" / f"{key}.lock", f"the base's row on {task.name}", patience=-1):
+        with Lock(
+            path.parent / ".locks" / f"{path.stem}.lock", f"the base's row on {task.name}", patience=-1
+        ):
             found = _base_row(path)
             if found is not None:
                 return found
