@@ -193,6 +193,7 @@ def test_a_loss_that_is_not_finite_ends_its_trial_alone(together: StudyRecord, t
         )
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_together_is_taken_by_halves(tmp_path: Path) -> None:
     setting = ("method=[side,together]", "method.side.width=1,2,3", "optimizer.learning_rate=0.02")
     with pytest.raises(TrialsFailed, match="3 of 6 trials failed"):
@@ -218,6 +219,7 @@ def test_memory_that_runs_out_is_tried_again(alone: StudyRecord, tmp_path: Path)
 # Kills
 
 
+@pytest.mark.slow
 def test_stopped_command_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     harm = ("method.hazard.harm=interrupt", f"method.hazard.once={tmp_path / 'once'}", "method.hazard.step=7")
     (tmp_path / "once").touch()
@@ -233,6 +235,7 @@ def test_stopped_command_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert tables(record) == tables(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_command_goes_on_to_the_same_bits(tmp_path: Path, workers: int) -> None:
     harm = ("method.hazard.harm=kill", f"method.hazard.once={tmp_path / 'once'}", "method.hazard.step=8")
@@ -255,6 +258,7 @@ def test_killed_command_goes_on_to_the_same_bits(tmp_path: Path, workers: int) -
     assert tables(record) == tables(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_terminated_command_saves_and_goes_on_to_the_same_bits(tmp_path: Path, workers: int) -> None:
     long = ("trainer.max_steps=600", "trainer.log_every_n_steps=50")
@@ -275,6 +279,7 @@ def test_terminated_command_saves_and_goes_on_to_the_same_bits(tmp_path: Path, w
     assert tables(record) == tables(whole)
 
 
+@pytest.mark.slow
 def test_full_disk_ends_trials_with_a_reason_and_the_rerun_finishes(
     alone: StudyRecord, tmp_path: Path
 ) -> None:
@@ -290,6 +295,7 @@ def test_full_disk_ends_trials_with_a_reason_and_the_rerun_finishes(
     assert tables(record) == tables(alone)
 
 
+@pytest.mark.slow
 def test_torn_checkpoint_is_known_and_the_one_before_it_is_used(
     together: StudyRecord, tmp_path: Path
 ) -> None:
@@ -311,6 +317,7 @@ def test_torn_checkpoint_is_known_and_the_one_before_it_is_used(
     assert tables(record) == tables(whole)
 
 
+@pytest.mark.slow
 def test_two_commands_share_a_study(alone: StudyRecord, tmp_path: Path) -> None:
     processes = [started(tmp_path, cohort=2) for _ in range(2)]
     printed = [process.communicate(timeout=180)[1] for process in processes]

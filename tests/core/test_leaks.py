@@ -46,6 +46,7 @@ def look() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort", [1, 5])
 def test_fifty_trials_leave_nothing_behind(
     write_plugin: Callable[[str, str], Path], tmp_path: Path, cohort: int

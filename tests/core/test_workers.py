@@ -33,6 +33,8 @@ from tests.core.commands import python, search_path
 
 HERE = __name__
 
+pytestmark = pytest.mark.slow
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system has no /proc")
 
 
