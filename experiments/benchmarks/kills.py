@@ -137,7 +137,9 @@ def main() -> None:
             if different or found.keys() != expected.keys():
                 sys.exit(f"not the same: {different or found.keys() ^ expected.keys()}")
             studies += 1
-        print(f"{done} kills over {studies} studies of {len(expected) // 3} trials: all files the same to the bit")
+        print(
+            f"{done} kills over {studies} studies of {len(expected) // 3} trials: all files the same to the bit"
+        )
 
 
 if __name__ == "__main__":
