@@ -385,7 +385,7 @@ tracker.finish([], {"learned": 1.0})
     done = run_wandb(tmp_path, script, WANDB_MODE="offline")
     assert points(tmp_path / "abc") == ALL
     [warning] = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
-    assert "the logger WandbRun failed: ConnectionResetError: Connection lost" in warning
+    assert "the logger WandbRun failed: ConnectionResetError: " in warning  # worded by who sees it first
     assert "to upload what W&B has so far: wandb sync abc/wandb/offline-run-" in warning
     assert offline(tmp_path / "def").exit_code == 0
 
