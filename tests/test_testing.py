@@ -490,6 +490,15 @@ class Weightless(toy.PointObjective):
         return 0
 
 
+class LastFirst(toy.PointObjective):
+    """The last row is the first example."""
+
+    in_order = True
+
+    def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
+        return list(super().encode(rows, model))[::-1]
+
+
 class Listed(toy.PointObjective):
     """A batch with a list in it."""
 
@@ -620,6 +629,7 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (TestToyModel, "outline_has_the_shapes_of_the_model", OtherOutline),
     (TestToyModel, "saves_files", SavesNothing),
     (TestPointObjective, "tokens_are_counted", Weightless),
+    (TestPointObjective, "first_rows_give_the_first_examples", LastFirst),
     (TestPointObjective, "a_batch_holds_tensors_of_its_rows", Listed),
     (TestPointObjective, "loss_is_the_mean_of_its_rows", SummedLoss),
     (TestPointObjective, "loss_is_one_number_with_a_gradient", UnreducedLoss),

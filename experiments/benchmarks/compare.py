@@ -10,6 +10,8 @@ training file and on each held-out one, and ours the report and W&B offline too.
 - training: tokens per second of one LoRA trial, ours over the baseline's (higher is better);
 - start: seconds of `--help`, of `plugins`, and of a finished study's rerun.
 
+`--against alone` holds the sweeps against our own command with one trial at a time instead.
+
 How many trials train at once is ours to choose. It measures that once and remembers it in the user's cache, so that
 one warm-up, which is not counted, comes before the pairs.
 
@@ -34,6 +36,7 @@ from typing import Any
 
 RANKS = (1, 2, 4, 8, 16, 32, 48, 64)
 BLOCKS = (1, 2, 3, 4)
+ALONE = ("cohort=1", "workers=1")
 BASELINE = Path(__file__).with_name("baseline.py")
 COMMAND = [sys.executable, "-m", "myosotis"]
 
@@ -194,17 +197,24 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def show(name: str, measured: Sequence[tuple[float, float]], unit: str, bar: str) -> None:
+def show(
+    name: str, measured: Sequence[tuple[float, float]], unit: str, bar: str, against: str = "baseline"
+) -> None:
     ratios = [ours / theirs for ours, theirs in measured]
     print(f"{name}: ratio {spread(ratios)}, n = {len(ratios)}; {bar}")
     print(f"  ours {spread([ours for ours, _ in measured])} {unit}")
-    print(f"  baseline {spread([theirs for _, theirs in measured])} {unit}", flush=True)
+    print(f"  {against} {spread([theirs for _, theirs in measured])} {unit}", flush=True)
 
 
-def show_sweep(name: str, work: Work, sweep: Sweep, count: int) -> None:
+def show_sweep(name: str, work: Work, sweep: Sweep, count: int, alone: bool) -> None:
     """Warm up, hold what both sides train against each other, and time them in turn."""
     seconds, study = work.ours(sweep)
     print(f"{name}: warm-up {seconds:.1f} s, not counted: {arrangement(study)}", flush=True)
+    if alone:
+        other = replace(sweep, launcher=ALONE)
+        measured = pairs(count, lambda: work.ours(sweep)[0], lambda: work.ours(other)[0])
+        show(name, measured, "s", "at most 1", "one at a time")
+        return
     printed: list[dict[str, Any]] = []
 
     def baseline() -> float:
@@ -297,6 +307,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--eval", action="append", default=[], metavar="NAME=FILE", type=named)
     parser.add_argument("--launcher", action="append", default=[], metavar="OPTION=VALUE")
+    parser.add_argument("--against", choices=["baseline", "alone"], default="baseline")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
@@ -321,10 +332,10 @@ def main() -> None:
             "ranks-small": ranks(args, args.ranks, 2, 64, 0.25),
             "freeze": freeze(args, folder),
         }
-        sweeps["sweep"] = replace(sweeps["ranks"], launcher=["cohort=1", "workers=1"], bar=0.80)
+        sweeps["sweep"] = replace(sweeps["ranks"], launcher=ALONE, bar=0.80)
         for name in args.what:
             if name in sweeps:
-                show_sweep(name, work, sweeps[name], args.pairs)
+                show_sweep(name, work, sweeps[name], args.pairs, args.against == "alone")
         alone = ranks(args, [8], args.batch, args.length, 0.97)
         if "training" in args.what:
             show_training(work, alone, args.pairs)

@@ -14,8 +14,8 @@ import torch
 
 from myosotis.ledger import cache_folder, content_hash, write_json
 
-START_SECONDS = 7.0
-"""What starting worker processes costs a study once."""
+START_SECONDS = 3.0
+"""What starting worker processes costs a study once, beside what goes on meanwhile."""
 
 
 @dataclass(frozen=True, order=True)

@@ -167,7 +167,7 @@ class _Server:
 
     def load(self, modules: Sequence[str]) -> None:
         try:
-            with _watched(self.parent):
+            with _watched(self.parent), _uncollected():
                 for name in modules:
                     importlib.import_module(name)
             _limit_threads(1)
@@ -201,9 +201,11 @@ class _Server:
                 return _wait(request.pid, request.grace)
 
     def prepare(self, call: Call) -> None:
-        self.prepared = None
-        gc.unfreeze()
-        with _watched(self.parent):
+        if self.prepared is not None:
+            self.prepared = None
+            gc.unfreeze()
+            gc.collect()
+        with _watched(self.parent), _uncollected():
             function, argument = call.load()
             self.prepared = function(argument)
         try:
@@ -250,6 +252,16 @@ def _watched(parent: int) -> Iterator[None]:
         watcher.join()
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage: imports and encoding make a million objects, and hardly any of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _wait(pid: int, grace: float) -> int:
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline:
@@ -290,7 +302,6 @@ def _settle(what: str) -> None:
                 f"{what} set {torch.get_num_threads()}: leave the number as it is"
             )
     # The garbage collection writes into all that it looks at, and what is written to is shared no longer.
-    gc.collect()
     gc.freeze()
 
 

@@ -113,6 +113,9 @@ class Objective(Plugin):
 
     metrics: ClassVar[tuple[str, ...]]
     """Names of the metrics that its predictions allow; the headline uses the first."""
+    in_order: ClassVar[bool] = False
+    """Whether the first rows alone give the first examples, all but the last one: so that few are evaluated
+    without encoding all."""
 
     @abstractmethod
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:

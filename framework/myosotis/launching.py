@@ -101,7 +101,33 @@ class Launch:
             run_here(queue, self.resolver, self.workspace)
             return
         environments = [{"CUDA_VISIBLE_DEVICES": device} for device in gpus()] or [{}]
-        run_in_workers(queue, self._prepared_server(), workers, environments)
+        run_in_workers(queue, self._started_server(), workers, environments)
+
+    # Ahead of it
+
+    def warm_up(self) -> bool:
+        """Start the process that workers come from, where it is known that there will be some; tell whether it is.
+
+        It imports while this process checks the trials.
+        """
+        if expected := self._expects_workers():
+            self._started_server()
+        return expected
+
+    def close(self) -> None:
+        """End what was started."""
+        self._open.close()
+
+    def _expects_workers(self) -> bool:
+        if len(self.jobs) == 1:
+            return False
+        if self._recorded()["cohorts"]:
+            return bool(self._recorded()["workers"] > 1)
+        if self.options.workers != "auto":
+            return self.options.workers > 1
+        first = self.configs[0]  # stands for all
+        known = self.memory.recall(shape(first))
+        return bool(known) and choose(known, len(self.jobs), self._most_steps(first)).workers > 1
 
     # In which groups
 
@@ -182,23 +208,38 @@ class Launch:
         if cohort != "auto":
             measured = [each for each in measured if each.arrangement.cohort == cohort] or measured
         alone = Measured(Arrangement(1, torch.get_num_threads(), 1), 0.0)
-        best = choose(measured or [alone], len(configs), self._steps(chosen[0]))
+        best = choose(measured or [alone], len(configs), self._most_steps(chosen[0]))
         return Arrangement(
             best.workers if workers == "auto" else workers,
             best.threads if workers == "auto" else _threads(workers, cores),
             best.cohort if cohort == "auto" else cohort,
         )
 
-    def _steps(self, config: TrialConfig) -> int:
+    def _most_steps(self, config: TrialConfig) -> int:
+        """Bound a trial's optimizer steps: counting them would encode the data.
+
+        A row is taken for an example, and an example for one token.
+        """
         from myosotis.trial import DEFAULT_STEPS
 
-        return len(config.stages) * (config.trainer.max_steps or DEFAULT_STEPS)
+        trainer = config.trainer
+        step_rows = trainer.batch_size * trainer.accumulate_grad_batches
+        steps = 0
+        for stage in config.stages:
+            limits = [trainer.max_steps] if trainer.max_steps is not None else []
+            if trainer.max_epochs is not None:
+                tasks = [(config.tasks[name], config.identities[name]) for name in stage.tasks]
+                rows = sum(len(self.workspace.rows(task, identity, "train")) for task, identity in tasks)
+                limits.append(-(-trainer.max_epochs * rows // step_rows))
+            if trainer.max_tokens is not None:
+                limits.append(-(-trainer.max_tokens // step_rows))
+            steps += min(limits, default=DEFAULT_STEPS)
+        return steps
 
     def _measured(self, configs: Sequence[TrialConfig], workers: int, largest: int) -> list[Measured]:
         key = shape(configs[0])
         found = self.memory.recall(key)
-        enough = found and max(each.arrangement.cohort for each in found) >= min(largest, SIZES[-1])
-        if enough or not self.measures:
+        if self._is_enough(found, configs[0], workers, largest) or not self.measures:
             self.basis = "remembered" if found else "nothing"
         else:
             found = self._measure(configs, workers)
@@ -207,14 +248,24 @@ class Launch:
         self.measured = found
         return [each for each in found if each.arrangement.cohort <= largest]
 
+    def _is_enough(self, found: Sequence[Measured], config: TrialConfig, workers: int, largest: int) -> bool:
+        """Tell whether what is remembered was measured for as large a cohort, and in workers where they may pay."""
+        if not found or max(each.arrangement.cohort for each in found) < min(largest, SIZES[-1]):
+            return False
+        in_workers = any(each.arrangement.workers > 1 for each in found)
+        return in_workers or not self._pays(found[0], config, workers)
+
+    def _pays(self, alone: Measured, config: TrialConfig, workers: int) -> bool:
+        """Tell whether there is enough to do for workers to be worth their start."""
+        return workers > 1 and seconds(alone, len(self.jobs), self._most_steps(config)) >= SMALL_SECONDS
+
     def _measure(self, configs: Sequence[TrialConfig], workers: int) -> list[Measured]:
         """Time a few steps at growing sizes, here and, where there is enough to do, in workers."""
         by_id = {job.id: job for job in self.jobs}
         jobs = [by_id[config.id] for config in configs]
         self.progress.note(f"measuring how many of {len(jobs)} trials to train at once; it is remembered")
         here = self._growing(Arrangement(1, torch.get_num_threads(), 1), jobs, self._time_here)
-        work = seconds(here[0], len(self.jobs), self._steps(configs[0]))
-        if workers == 1 or work < SMALL_SECONDS:
+        if not self._pays(here[0], configs[0], workers):
             return here
         alone = Arrangement(workers, _threads(workers, available_cores()), 1)
         if gpus():  # each has a device of its own, and the same speed on it
@@ -253,7 +304,7 @@ class Launch:
 
     def _time_in_workers(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
         """Time the same in all workers at once: they share the machine."""
-        server = self._prepared_server()
+        server = self._started_server()
         workers = [server.start_worker(arrangement.threads) for _ in range(arrangement.workers)]
         for worker in workers:
             worker.submit("myosotis.local:timed", list(jobs))
@@ -271,7 +322,8 @@ class Launch:
             (each for each in costs if each is not None), key=lambda cost: cost.step_seconds, default=None
         )
 
-    def _prepared_server(self) -> ForkServer:
+    def _started_server(self) -> ForkServer:
+        """Give the process that workers come from, which may not be ready yet."""
         if self._server is None:
             self._open.callback(setattr, self, "_server", None)
             loggers = {str(config.logger.get("_target_")) for config in self.configs if config.logger}
@@ -285,6 +337,7 @@ class Launch:
                     dict(self.resolver._fingerprints),
                     load=not gpus(),
                 ),
+                wait=False,
             )
         return self._server
 

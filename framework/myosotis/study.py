@@ -6,8 +6,9 @@ import contextlib
 import io
 import os
 import shutil
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,14 +185,15 @@ def sweep(
     layout = lay_out(arguments, params, master, loader, task)
     folder, left = layout.folder, layout.left
     task.begin(folder.name, len(layout.planned), left)
-    task.check()
-    try:
-        with StudyLock(folder):
-            write_study(folder, arguments, [each.entry for each in layout.planned])
-    except (OSError, StorageError) as error:
-        raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
-    jobs = [_overrides(each, folder.name) for each in left]
-    returns = launcher.launch(jobs, initial_job_idx=0) if jobs else []
+    with task.warm(getattr(launcher, "options", None)):
+        task.check()
+        try:
+            with StudyLock(folder):
+                write_study(folder, arguments, [each.entry for each in layout.planned])
+        except (OSError, StorageError) as error:
+            raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
+        jobs = [_overrides(each, folder.name) for each in left]
+        returns = launcher.launch(jobs, initial_job_idx=0) if jobs else []
     return finish(folder, task.workspace.registry, returns, bool(left))
 
 
@@ -277,12 +279,32 @@ class TrialTask:
         self.left: Sequence[PlannedTrial] = ()
         self.stackable: dict[str, bool] = {}
         self.progress = Progress({})
+        self._warm: Launch | None = None
 
     def begin(self, study: str, total: int, left: Sequence[PlannedTrial]) -> None:
         """Say what is about to run."""
         self.study, self.left = study, left
         self.progress = Progress({each.entry.id: _name(each.entry) for each in left})
         self.progress.study(study, total, total - len(left))
+
+    @contextlib.contextmanager
+    def warm(self, options: Options | None) -> Iterator[None]:
+        """Start what takes long to be ready, while the trials are checked; what launches them uses it."""
+        from myosotis import report
+
+        importing = threading.Thread(target=report.warm_up)
+        if self.left and options is not None:
+            self._warm = self.prepared(self.left, options)
+            if self._warm.warm_up():
+                importing.start()  # while this process waits for them
+        try:
+            yield
+        finally:
+            if self._warm is not None:
+                if importing.ident:
+                    importing.join()
+                self._warm.close()
+                self._warm = None
 
     def check(self) -> None:
         """Find what would stop the trials that are left, before anything trains."""
@@ -307,7 +329,7 @@ class TrialTask:
                 f"the trial must be one that study {self.study} lists, but its id came out as {trial.id}: a "
                 "configuration file or data changed while the study ran. Run the command again"
             )
-        failed = self._launch([planned], Options(cohort=1, workers=1))
+        failed = self._run(self.prepared([planned], Options(cohort=1, workers=1)))
         if failed:
             raise TrialError(failed[trial.id])
 
@@ -317,7 +339,7 @@ class TrialTask:
         Raises:
             Interrupted: asked to stop; everything is saved.
         """
-        failed = self._launch(self.left, options)
+        failed = self._run(self._warm or self.prepared(self.left, options))
         folder = self.workspace.studies / self.study
         returns = []
         for planned, overrides in zip(self.left, job_overrides, strict=True):
@@ -346,13 +368,11 @@ class TrialTask:
             options,
         )
 
-    def _launch(self, planned: Sequence[PlannedTrial], options: Options) -> dict[str, str]:
-        folder = self.workspace.studies / self.study
-        names = {each.entry.id: each for each in planned}
+    def _run(self, launch: Launch) -> dict[str, str]:
+        names = {job.id: job for job in launch.jobs}
         return {
-            trial: f"{_name(names[trial].entry)}: {error}\n    "
-            + os.path.relpath(folder / names[trial].entry.folder / "error.txt")
-            for trial, error in self.prepared(planned, options).run().items()
+            trial: f"{names[trial].name}: {error}\n    " + os.path.relpath(names[trial].folder / "error.txt")
+            for trial, error in launch.run().items()
         }
 
 

@@ -88,6 +88,7 @@ class ForkServer:
 
     def __init__(self, modules: Sequence[str] = ()) -> None:
         self._lock = threading.Lock()
+        self._awaited = False
         self._workers: set[Worker] = set()
         self._control, other = Pipe()
         with other:
@@ -101,17 +102,30 @@ class ForkServer:
     ) -> None:
         self.close()
 
-    def prepare(self, function: str, argument: Any = None) -> None:
+    def prepare(self, function: str, argument: Any = None, wait: bool = True) -> None:
         """Call "module:name" with an argument in the server; workers that start later share what it returns.
 
         The function uses neither a GPU nor `backward`. It replaces what was prepared before. A worker
         that changes what it shares changes its own copy, for its later functions too.
 
+        Args:
+            function: what to call.
+            argument: pickled.
+            wait: whether to wait until it is done; else the next request does, and raises what this would.
+
         Raises:
             Exception: what the function raised, in its own type where that pickles.
             WorkerError: else, with its text; or the server has ended.
         """
-        self._request(Call.of(function, argument))
+        call = Call.of(function, argument)
+        if wait:
+            self._request(call)
+            return
+        with self._lock:
+            self._settle()
+            with self._ended():
+                send(self._control, call)
+            self._awaited = True
 
     def start_worker(self, threads: int = 1, environment: Mapping[str, str] | None = None) -> Worker:
         """Fork a worker that computes on a number of threads, with environment variables of its own."""
@@ -150,25 +164,43 @@ class ForkServer:
 
     def _request(self, request: Call | Start | Reap, descriptor: int | None = None) -> Any:
         with self._lock:
-            try:
+            self._settle()
+            with self._ended():
                 send(self._control, request)
                 if descriptor is not None:
                     send_handle(self._control, descriptor, self._process.pid)
                 reply = receive(self._control)
-            except (EOFError, OSError) as error:
-                self._process.kill()
-                raise WorkerError(
-                    "the process that starts the workers must live as long as they are wanted; it has ended "
-                    f"with exit code {self._process.wait()}: what it said stands above"
-                ) from error
-            except BaseException:
-                # The answer is still to come, and would be taken for the next request's.
-                self._process.kill()
-                raise
-        if isinstance(reply, Raised):
-            reply.error.add_note(f"In the process that starts the workers:\n{reply.traceback}")
-            raise reply.error
-        return reply.result
+        return _result(reply)
+
+    def _settle(self) -> None:
+        """Take the answer that nobody has waited for."""
+        if self._awaited:
+            self._awaited = False
+            with self._ended():
+                reply = receive(self._control)
+            _result(reply)
+
+    @contextmanager
+    def _ended(self) -> Iterator[None]:
+        """Tell a server that is gone; end one whose answer would be taken for the next request's."""
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self._process.kill()
+            raise WorkerError(
+                "the process that starts the workers must live as long as they are wanted; it has ended "
+                f"with exit code {self._process.wait()}: what it said stands above"
+            ) from error
+        except BaseException:
+            self._process.kill()
+            raise
+
+
+def _result(reply: Any) -> Any:
+    if isinstance(reply, Raised):
+        reply.error.add_note(f"In the process that starts the workers:\n{reply.traceback}")
+        raise reply.error
+    return reply.result
 
 
 def _start_server(descriptor: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:

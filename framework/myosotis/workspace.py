@@ -99,8 +99,8 @@ class Workspace:
         """Give the examples that a task is scored on; the same ones for every trial."""
         key = (identity, evaluation.split, model_identity, str(evaluation.limit))
         if key not in self._evaluated:
-            examples = self.examples(task, identity, evaluation.split, model, model_identity)
-            self._evaluated[key] = limited(examples, evaluation.limit)
+            rows = self.rows(task, identity, evaluation.split)
+            self._evaluated[key] = first_examples(task, rows, model, evaluation)
         return self._evaluated[key]
 
     def base_path(
@@ -136,10 +136,8 @@ class Workspace:
                 return found
             if path.is_file():
                 logger.warning("%s was damaged; the base's row is measured again", path)
-            examples = self.examples(task, identity, evaluation.split, model, model_identity)
-            columns = predict(
-                task, limited(examples, evaluation.limit), model, evaluation.batch_size, runtime
-            )
+            examples = self.evaluated(task, identity, model, model_identity, evaluation)
+            columns = predict(task, examples, model, evaluation.batch_size, runtime)
             scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))
             write_json(path, [asdict(each) for each in scores])
             return scores
@@ -168,6 +166,23 @@ def encode(task: Task, rows: Rows, model: Model, split: str) -> Sequence[Example
             f"give more text, or a smaller dataset.{task.name}.length"
         )
     return examples
+
+
+def first_examples(task: Task, rows: Rows, model: Model, evaluation: EvaluationConfig) -> Sequence[Example]:
+    """Encode the rows that a task is evaluated on, no more of them than that takes.
+
+    Raises:
+        DataError: nothing comes out.
+    """
+    limit, split = evaluation.limit, evaluation.split
+    if limit is not None and task.objective.in_order:
+        count = limit
+        while count < len(rows):
+            examples = task.objective.encode([rows[index] for index in range(count)], model)
+            if len(examples) > limit:
+                return limited(examples, limit)
+            count *= 4
+    return limited(encode(task, rows, model, split), limit)
 
 
 def limited(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:

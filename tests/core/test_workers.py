@@ -59,6 +59,10 @@ def refuse(*arguments: Any) -> None:
     raise DataError("rows are not rows")
 
 
+def missing_file(*arguments: Any) -> None:
+    Path("/nowhere").read_text()
+
+
 class Stubborn(Exception):
     """Pickles, and does not come back."""
 
@@ -316,6 +320,20 @@ def test_prepare_raises_what_its_function_raised() -> None:
             server.prepare(f"{HERE}:stubborn")
         server.prepare(f"{HERE}:prepare", 5)
         assert result(server.start_worker(), report)[0]["prepared"] == 5
+
+
+def test_what_is_not_waited_for_is_done_before_the_next_request() -> None:
+    with ForkServer() as server:
+        server.prepare(f"{HERE}:prepare", 5, wait=False)
+        assert result(server.start_worker(), report)[0]["prepared"] == 5
+        server.prepare(f"{HERE}:refuse", wait=False)
+        with pytest.raises(DataError, match="rows are not rows"):
+            server.start_worker()
+        server.prepare(f"{HERE}:missing_file", wait=False)
+        with pytest.raises(FileNotFoundError, match="nowhere"):  # and not that the server is gone
+            server.prepare(f"{HERE}:prepare", 6)
+        server.prepare(f"{HERE}:prepare", 7)
+        assert result(server.start_worker(), report)[0]["prepared"] == 7
 
 
 def test_import_error_is_raised_at_the_first_use() -> None:

@@ -2,6 +2,6 @@
 
 from myosotis.report.aggregate import configurations, pareto_front, t_interval
 from myosotis.report.table import summary_table
-from myosotis.report.write import write_report
+from myosotis.report.write import warm_up, write_report
 
-__all__ = ["configurations", "pareto_front", "summary_table", "t_interval", "write_report"]
+__all__ = ["configurations", "pareto_front", "summary_table", "t_interval", "warm_up", "write_report"]

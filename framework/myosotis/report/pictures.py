@@ -101,4 +101,4 @@ def _specification(chart: alt.LayerChart | alt.ConcatChart) -> dict[str, Any]:
 
     # A thousand trials have more rows than altair lets through unasked.
     with alt.data_transformers.enable(max_rows=None):
-        return chart.to_dict() | {"config": CONFIG}
+        return chart.to_dict(validate=False) | {"config": CONFIG}

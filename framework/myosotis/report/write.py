@@ -8,6 +8,17 @@ from myosotis.ledger import StudyRecord, write_text
 from myosotis.report.aggregate import configurations
 
 
+def warm_up() -> None:
+    """Import what a report is made with."""
+    import altair
+    import pandas
+    import vl_convert
+
+    from myosotis.report import page, pictures, words
+
+    del altair, pandas, vl_convert, page, pictures, words
+
+
 def write_report(record: StudyRecord) -> Path:
     """Write `report.html` into the study's folder, and each picture as SVG and PNG into `report/`.
 

@@ -39,6 +39,22 @@ class ObjectiveTestSuite(PluginTestSuite[Objective]):
             assert isinstance(count, int), f"tokens must be a whole number, but is {count!r}"
             assert count > 0, f"tokens must be at least 1, but is {count}"
 
+    def test_first_rows_give_the_first_examples(self) -> None:
+        """Where `in_order` says so, the first rows alone give the first examples, all but the last one."""
+        objective, model, rows = self.make(), self.model(), self.rows()
+        if not objective.in_order:
+            return
+        whole = self._examples(model)
+        for count in range(1, len(rows)):
+            few = objective.encode([rows[index] for index in range(count)], model)
+            for number in range(len(few) - 1):
+                found = objective.collate([few[number]], model)
+                for name, value in objective.collate([whole[number]], model).items():
+                    assert torch.equal(found[name], value), (
+                        f"in_order says that the first rows give the first examples, but of {count} rows "
+                        f"example {number} has another {name} than of all"
+                    )
+
     def test_a_batch_holds_tensors_of_its_rows(self) -> None:
         """What is collated are tensors whose first dimension is the rows."""
         model = self.model()

@@ -32,6 +32,7 @@ class Classification(Objective):
     """
 
     metrics = ("accuracy", "label_cross_entropy")
+    in_order = True
 
     labels: tuple[str, ...]
     length: int = 128

@@ -33,6 +33,7 @@ class Instruction(Objective):
     """
 
     metrics = ("cross_entropy", "perplexity")
+    in_order = True
 
     length: int = 256
     template: str = "instruction"

@@ -29,6 +29,7 @@ class LanguageModeling(Objective):
     """
 
     metrics = ("cross_entropy", "perplexity")
+    in_order = True
 
     length: int = 128
     packing: Literal["joined", "isolated"] = "joined"

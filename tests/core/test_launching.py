@@ -1,0 +1,84 @@
+"""What a launch knows before anything is loaded, and what it starts ahead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myosotis.checkpoint import START
+from myosotis.errors import MyosotisError
+from myosotis.launching import Launch
+from myosotis.options import Options
+from myosotis.plugins import load_registry
+from myosotis.progress import Progress
+from myosotis.resolve import Resolver
+from myosotis.study import TrialTask
+from myosotis.workers import ForkServer
+from myosotis.workload import Workload
+from myosotis.workspace import Workspace
+from tests.core.commands import resolved, run_at, toy
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        ["trainer.max_steps=7"],
+        ["trainer.max_steps=null"],
+        ["trainer.max_steps=null", "trainer.max_epochs=3"],
+        ["trainer.max_steps=null", "trainer.max_tokens=77", "trainer.accumulate_grad_batches=2"],
+        ["trainer.max_steps=20", "trainer.max_epochs=1", "trainer.max_tokens=1000"],
+        ["curriculum=joint", "trainer.max_steps=null", "trainer.max_epochs=2"],
+    ],
+)
+def test_most_steps_are_the_steps_where_an_example_is_one_row_of_one_token(
+    lengths: list[str], tmp_path: Path
+) -> None:
+    [config] = resolved(*lengths)
+    registry = load_registry()
+    workspace = Workspace(tmp_path, registry)
+    launch = Launch(tmp_path, [], [config], {}, Resolver(registry), workspace, Progress({}), Options())
+    assert launch._most_steps(config) == Workload(workspace)(config, START).steps
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What happens when: the servers that are started, and "check"."""
+    happened: list[Any] = []
+    start, check = ForkServer.__init__, TrialTask.check
+
+    def started(self: ForkServer, *arguments: Any) -> None:
+        start(self, *arguments)
+        happened.append(self)
+
+    def checked(self: TrialTask) -> None:
+        happened.append("check")
+        check(self)
+
+    monkeypatch.setattr(ForkServer, "__init__", started)
+    monkeypatch.setattr(TrialTask, "check", checked)
+    return happened
+
+
+def sweep(workers: int, *overrides: str) -> list[str]:
+    return toy("seed=0,1", "trainer.max_steps=2", f"hydra.launcher.workers={workers}", *overrides)
+
+
+@pytest.mark.slow
+def test_workers_processes_are_started_before_the_check(order: list[Any], tmp_path: Path) -> None:
+    record = run_at(tmp_path, *sweep(2, "study=two"))
+    assert [isinstance(each, ForkServer) for each in order] == [True, False]
+    assert set(record.trials.status) == {"finished"}
+    assert order[0]._process.poll() is not None
+
+
+def test_no_process_is_started_where_there_are_no_workers(order: list[Any], tmp_path: Path) -> None:
+    run_at(tmp_path, *sweep(1, "hydra.launcher.cohort=1"))
+    assert order == ["check"]
+
+
+def test_what_was_started_ends_with_a_failed_check(order: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(MyosotisError, match="leaves 0 of 82 parameters"):
+        run_at(tmp_path, *sweep(2, "method=[still]", "method.still.layers=[0,3]"))
+    assert order[0]._process.poll() is not None
