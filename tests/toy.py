@@ -71,20 +71,24 @@ class Points(TaskDataset):
         angle: the line's angle in degrees.
         rows: how many in each split.
         broken: a row whose point is infinite.
+        held_out: whether there is a validation split.
     """
 
-    def __init__(self, angle: float = 0.0, rows: int = 64, broken: bool = False) -> None:
+    def __init__(
+        self, angle: float = 0.0, rows: int = 64, broken: bool = False, held_out: bool = False
+    ) -> None:
         self.angle = angle
         self.rows = rows
         self.broken = broken
+        self.held_out = held_out
 
     def objective(self) -> tuple[str, Mapping[str, Any]]:
         return "points", {}
 
     def split(self, name: Split) -> Rows | None:
-        if name == "validation":
+        if name == "validation" and not self.held_out:
             return None
-        generator = np.random.default_rng([int(self.angle), name == "test"])
+        generator = np.random.default_rng([int(self.angle), ("train", "test", "validation").index(name)])
         points = generator.normal(size=(self.rows, 2))
         angle = np.deg2rad(self.angle)
         labels = points @ np.array([np.cos(angle), np.sin(angle)]) > 0

@@ -19,11 +19,13 @@ class Adapted:
     Attributes:
         model: the module to train, and its tokenizer.
         silent: modules of the base that run without dropout while the rest trains.
+        trained: names of what trained when the methods had adapted; a method may let parts of it rest in a stage.
         prefix: the blocks from the first on in which nothing trains, where nothing before them does either.
     """
 
     model: Model
     silent: tuple[nn.Module, ...]
+    trained: frozenset[str] = frozenset()
     prefix: Blocks = field(default_factory=Blocks)
 
     def train(self) -> None:
@@ -33,9 +35,23 @@ class Adapted:
             module.training = False
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Give the parameters that train, by name."""
+        """Give the parameters that train now, by name."""
         named = self.model.module.named_parameters()
         return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+    def ever_trainable(self) -> dict[str, nn.Parameter]:
+        """Give the parameters that train in any stage, by name."""
+        named = self.model.module.named_parameters()
+        return {name: each for name, each in named if each.requires_grad or name in self.trained}
+
+
+def overriding(methods: Mapping[str, Method], hook: str) -> dict[str, Method]:
+    """Choose the methods that override a hook, so that the others cost nothing."""
+    return {
+        name: method
+        for name, method in methods.items()
+        if getattr(type(method), hook) is not getattr(Method, hook)
+    }
 
 
 def frozen_names(model: Model, methods: Mapping[str, Method]) -> frozenset[str]:
@@ -86,7 +102,8 @@ def adapt(
         base_parameters[parameter].requires_grad_(False)
     prefix = frozen_prefix(blocks(module))
     silent = (*_silent(base_modules, base_parameters), *_silent_before(prefix, module))
-    adapted = Adapted(replace(model, module=module), silent, prefix)
+    trained = frozenset(name for name, each in module.named_parameters() if each.requires_grad)
+    adapted = Adapted(replace(model, module=module), silent, trained, prefix)
     if trains and not adapted.trainable():
         total = sum(parameter.numel() for parameter in base_parameters.values())
         raise ConfigurationError(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from myosotis.curriculum import MixtureSampler
-from myosotis.interfaces import Batch, Example, Loss, Model, Objective, Task
+from myosotis.interfaces import Batch, Example, Loss, Model, Objective, Task, TrainingRow
 
 if TYPE_CHECKING:
     from myosotis.config import TrainerConfig
@@ -23,17 +23,17 @@ class Group:
     """Rows of a batch that share an objective, collated.
 
     Attributes:
-        rows: for each row, the index of its part in the mixture and of the example in it.
+        rows: each row's task and its example.
     """
 
     objective: Objective
-    rows: tuple[tuple[int, int], ...]
+    rows: tuple[TrainingRow, ...]
     batch: Batch
 
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """One training batch: its groups, what its rows are, and how many tokens they have."""
+    """One training batch: its groups, which examples of which tasks its rows are, and how many tokens they have."""
 
     groups: tuple[Group, ...]
     rows: tuple[tuple[str, int], ...]
@@ -79,25 +79,10 @@ class BatchLoader:
         """Give the batches after the first ones, which are drawn but not made."""
         return (self.collate(rows) for rows in itertools.islice(self.sampler, batches, None))
 
-    def collate(self, rows: Sequence[tuple[int, int]]) -> MixedBatch:
-        """Collate rows into one group an objective."""
-        grouped: dict[Objective, list[tuple[int, int]]] = {}
-        for part, index in rows:
-            grouped.setdefault(self.parts[part].task.objective, []).append((part, index))
-        return MixedBatch(
-            tuple(
-                Group(
-                    objective, tuple(own), objective.collate([self._example(row) for row in own], self.model)
-                )
-                for objective, own in grouped.items()
-            ),
-            tuple((self.parts[part].task.name, index) for part, index in rows),
-            sum(objective.tokens(self._example(row)) for objective, own in grouped.items() for row in own),
-        )
-
-    def _example(self, row: tuple[int, int]) -> Example:
-        part, index = row
-        return self.parts[part].examples[index]
+    def collate(self, places: Sequence[tuple[int, int]]) -> MixedBatch:
+        """Collate rows, given by their parts' indices and the examples' in them."""
+        rows = [(self.parts[part].task, self.parts[part].examples[index]) for part, index in places]
+        return make_batch(rows, self.model, [index for _, index in places])
 
     def one_pass(self, batch_size: int) -> Iterator[MixedBatch]:
         """Give every example once, in order: for methods that measure something over the data."""
@@ -105,6 +90,28 @@ class BatchLoader:
             indices = [(number, index) for index in range(len(part.examples))]
             for start in range(0, len(indices), batch_size):
                 yield self.collate(indices[start : start + batch_size])
+
+
+def make_batch(
+    rows: Sequence[tuple[Task, Example]], model: Model, indices: Sequence[int] | None = None
+) -> MixedBatch:
+    """Collate rows into one group an objective.
+
+    Args:
+        rows: each one's task and example.
+        model: what they were encoded for.
+        indices: what the rows are called in messages, their places here where not given.
+    """
+    grouped: dict[Objective, list[TrainingRow]] = {}
+    for task, example in rows:
+        grouped.setdefault(task.objective, []).append((task.name, example))
+    groups = tuple(
+        Group(objective, tuple(own), objective.collate([example for _, example in own], model))
+        for objective, own in grouped.items()
+    )
+    names = [task.name for task, _ in rows]
+    tokens = sum(task.objective.tokens(example) for task, example in rows)
+    return MixedBatch(groups, tuple(zip(names, indices or range(len(rows)), strict=True)), tokens)
 
 
 def mean_loss(module: nn.Module, batch: MixedBatch) -> Loss:

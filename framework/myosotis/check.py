@@ -61,6 +61,8 @@ class TrialCheck:
                 self.workspace.rows(task, identity, config.evaluation.split)
                 if any(task.name in stage.tasks for stage in config.stages):
                     self.workspace.rows(task, identity, "train")
+                    if config.trainer.early_stopping.patience is not None:
+                        self.workspace.rows(task, identity, config.trainer.early_stopping.split)
 
     def _adapt(self, config: TrialConfig) -> str | None:
         outline = self._outline(config)

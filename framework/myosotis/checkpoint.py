@@ -52,6 +52,7 @@ class Training:
         unlogged: the losses since the last entry of the training log.
         generator: the state of the methods' own source of randomness.
         random: the states of the process's generators.
+        early_stopping: what early stopping has seen.
     """
 
     tokens: int
@@ -60,6 +61,7 @@ class Training:
     unlogged: list[float]
     generator: torch.Tensor
     random: Mapping[str, Any]
+    early_stopping: Mapping[str, Any]
 
 
 @dataclass(frozen=True, order=True)
@@ -80,7 +82,7 @@ class Checkpoint:
     """A trial at one moment.
 
     Attributes:
-        changed: parameters that train and buffers, by name.
+        changed: parameters that train in any stage and buffers, by name.
         methods: each method's state.
         training: what only a stage that is not over has.
     """
@@ -116,15 +118,15 @@ class Checkpoint:
 
 
 def changing(adapted: Adapted) -> dict[str, torch.Tensor]:
-    """Give what training changes: parameters that train, and buffers that are saved."""
+    """Give what training changes: parameters that train in any stage, and buffers that are saved."""
     module = adapted.model.module
-    trainable = adapted.trainable()
+    trained = adapted.ever_trainable()
     persistent = (
         module.state_dict(keep_vars=True).keys()
         - dict(module.named_parameters(remove_duplicate=False)).keys()
     )
     buffers = {name: value for name, value in module.named_buffers() if name in persistent}
-    return {**{name: parameter.data for name, parameter in trainable.items()}, **buffers}
+    return {**{name: parameter.data for name, parameter in trained.items()}, **buffers}
 
 
 class CheckpointFolder:

@@ -188,17 +188,23 @@ def results(
     study: str,
     summary: Annotated[bool, typer.Option("--summary", help="One row a configuration.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="One row a trial.")] = False,
+    variants: Annotated[
+        bool,
+        typer.Option("--variants", help="Models that methods make of the trained ones, one row a score."),
+    ] = False,
     format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.markdown,
     studies: StudiesFolder = Path("studies"),
 ) -> None:
     """Print a study's scores, one row a score."""
-    if summary and trials:
-        raise ConfigurationError("results prints either --summary or --trials, but got both")
+    if summary + trials + variants > 1:
+        raise ConfigurationError("results prints one of --summary, --trials, --variants, but got several")
     from myosotis.ledger import find_study, read_study
     from myosotis.report.table import summary_table
 
     record = read_study(find_study(study, studies))
-    table = summary_table(record) if summary else record.trials if trials else record.scores
+    table = record.trials if trials else record.variants if variants else record.scores
+    if summary:
+        table = summary_table(record)
     printers = {
         Format.json: lambda: table.to_json(orient="records", force_ascii=False, indent=1),
         Format.csv: lambda: table.to_csv(index=False).rstrip("\n"),

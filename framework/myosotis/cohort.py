@@ -262,6 +262,7 @@ class Cohort:
             if run.next_stage is None:
                 self.charge()
                 with self._attributed(run):
+                    run.score_variants()
                     run.finish()
                 if self.runs.pop(run.config.id, None):
                     self.control.tell(Event(run.config.id, "finished"))
@@ -426,8 +427,11 @@ class StageProgress:
         self._evaluate(
             [member for member in members if _due(member, self._run(member).config.evaluation.every)]
         )
-        stopping = self.cohort.control.stopping()
         for member in members:
+            if member.early_stopping.due(member.step, member.context.steps):
+                self._stop_early(member)
+        stopping = self.cohort.control.stopping()
+        for member in (each for each in members if each.active):
             if stopping or _due(member, member.trainer.checkpoint_every_n_steps):
                 self._save(member, optimizer)
         if stopping:
@@ -447,10 +451,21 @@ class StageProgress:
         for member in members:
             member.adapted.train()
 
+    def _stop_early(self, member: Member) -> None:
+        with self._attributed(member), torch.random.fork_rng():
+            member.active = not self._run(member).stops_early(member)
+        member.adapted.train()
+
     def _save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
         self.cohort.charge()
-        try:
+        with self._attributed(member):
             self._run(member).save(member, optimizer)
+
+    @contextlib.contextmanager
+    def _attributed(self, member: Member) -> Iterator[None]:
+        """Give the trial up where one of its losses turns out not to be finite."""
+        try:
+            yield
         except NonFiniteLoss as error:
             member.active = False
             self.lost(member, error)

@@ -34,6 +34,25 @@ VERSION_BASE = "1.3"
 
 
 @dataclass
+class EarlyStoppingConfig:
+    """When a stage ends before its length is over.
+
+    Attributes:
+        patience: checks in a row without a lower loss that end the stage; None ends none early.
+        every_n_steps: steps between two checks.
+        min_delta: by how much a loss must be lower to count as such.
+        split: the rows of the stage's own tasks whose mean loss is watched, as many of each as `evaluation.limit`.
+        restore_best: whether the stage ends with the parameters that had the lowest loss.
+    """
+
+    patience: int | None = None
+    every_n_steps: int = 20
+    min_delta: float = 0.0
+    split: str = "validation"
+    restore_best: bool = True
+
+
+@dataclass
 class TrainerConfig:
     """How long and on what a stage trains; Lightning's own argument names.
 
@@ -47,6 +66,7 @@ class TrainerConfig:
         gradient_clip_val: the largest norm of the gradient; None clips nothing.
         log_every_n_steps: steps between two entries of the training log.
         checkpoint_every_n_steps: steps between two checkpoints within a stage; 0 saves at stage ends only.
+        early_stopping: when a stage ends before its length is over.
         save: whether the finished trial keeps its adapter or weights.
         prefix_gigabytes: disk for what frozen blocks at the model's beginning give, kept for further epochs
             and trials while the study runs; 0 computes it each time.
@@ -65,6 +85,7 @@ class TrainerConfig:
     gradient_clip_val: float | None = 1.0
     log_every_n_steps: int = 10
     checkpoint_every_n_steps: int = 100
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     save: bool = True
     prefix_gigabytes: float = 4.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
@@ -29,6 +30,8 @@ Example: TypeAlias = Mapping[str, Any]
 """One encoded row, as an objective wants it."""
 Batch: TypeAlias = Mapping[str, Any]
 """What an objective collates: tensors whose first dimension is the rows."""
+TrainingRow: TypeAlias = tuple[str, Example]
+"""A row of a training batch: its task's name, and its encoded example."""
 Columns: TypeAlias = Mapping[str, np.ndarray]
 """Predictions: arrays of equal length, one element an evaluated example."""
 Loss: TypeAlias = Float[Tensor, ""]
@@ -243,6 +246,10 @@ class ModelFactory(Plugin):
         return Blocks()
 
 
+def _not_in_a_stage(*given: Any) -> Any:
+    raise RuntimeError("there are no training batches, and there is no training loss, before the first stage")
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method may see. The core makes a new one wherever something in it changes.
@@ -257,7 +264,11 @@ class Context:
         frozen: names of the base's parameters that no method may train.
         outline: True where the modules are on the meta device: no values, only shapes.
         training_loss: the mean loss of the module on a training batch, as the trial computes it.
-        training_batches: fresh batches of the given number of rows from the stage's data, one pass.
+        training_batches: fresh batches of the given number of rows from the stage's data, one pass. A batch has
+            `groups`, one an objective, each with its `objective`, its collated `batch` and its `rows`.
+        make_batch: one such batch of rows that were kept.
+        stages: all stages of the trial.
+        rows: in `loss` and `penalty`, the rows of the batch.
     """
 
     model: Model
@@ -268,8 +279,11 @@ class Context:
     generator: torch.Generator
     frozen: frozenset[str]
     outline: bool
-    training_loss: Callable[[nn.Module, Any], Loss]
-    training_batches: Callable[[int], Iterator[Any]]
+    training_loss: Callable[[nn.Module, Any], Loss] = _not_in_a_stage
+    training_batches: Callable[[int], Iterator[Any]] = _not_in_a_stage
+    make_batch: Callable[[Sequence[TrainingRow]], Any] = _not_in_a_stage
+    stages: tuple[Stage, ...] = ()
+    rows: Sequence[TrainingRow] = ()
 
 
 StackedOperation: TypeAlias = Callable[[Tensor, Tensor, Sequence[slice]], Tensor]
@@ -348,6 +362,15 @@ class Method(Plugin):
 
     def before_evaluation(self, task: Task, context: Context) -> None:
         """Prepare the model to be evaluated on a task, such as switching to its adapter."""
+
+    def variants(
+        self, module: nn.Module, context: Context
+    ) -> Mapping[str, Callable[[], AbstractContextManager[object]]]:
+        """Name further models that come of the trained one without training, to be scored once all stages are over.
+
+        The module is each of them while its context manager is open, and as it was afterwards.
+        """
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Give what must survive a kill: tensors and plain values."""

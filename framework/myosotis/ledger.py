@@ -2,6 +2,7 @@
 
 studies/<study>/study.json                      which trials answer the study's question
 studies/<study>/<trial>/config.yaml manifest.json scores.jsonl metrics.jsonl adapter/ checkpoints/
+studies/<study>/<trial>/variants.jsonl          scores of further models that come of the trained one
 studies/<study>/<trial>/result.json             written last: the trial is finished
 studies/<study>/<trial>/error.txt               the trial failed
 studies/<study>/<trial>/log.txt                 what was logged and warned while it ran
@@ -17,10 +18,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import platformdirs
 
@@ -29,6 +30,8 @@ from myosotis.storage import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 SCORE_COLUMNS = (
     "trial",
@@ -45,6 +48,7 @@ SCORE_COLUMNS = (
     "low",
     "high",
 )
+VARIANT_COLUMNS = ("variant", *SCORE_COLUMNS)
 PREFIX_FOLDER = ".prefix"
 """Where a study keeps what frozen blocks give, while it runs."""
 HEADLINE = ("learned", "forgotten", "forgotten_base")
@@ -120,6 +124,12 @@ class TrialEntry:
 Status = Literal["finished", "failed", "unfinished"]
 
 
+def _no_variants() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(VARIANT_COLUMNS))
+
+
 @dataclass(frozen=True)
 class StudyRecord:
     """A study read back from its folder.
@@ -135,6 +145,8 @@ class StudyRecord:
             seed and order to its value; `status` is finished, failed or unfinished.
         columns: one row a column of the score matrix, in order: `task, role, metric,
             higher_is_better`; `role` is task or probe, `metric` the one that the headline uses.
+        variants: one row a score of a further model that a method makes of a trained one without training, columns
+            `VARIANT_COLUMNS`; it stands in the place of the last row of the score matrix.
     """
 
     name: str
@@ -142,6 +154,7 @@ class StudyRecord:
     scores: pd.DataFrame
     trials: pd.DataFrame
     columns: pd.DataFrame
+    variants: pd.DataFrame = field(default_factory=_no_variants)
 
 
 def content_hash(value: Any, size: int = 6) -> str:
@@ -213,14 +226,33 @@ def read_scores(path: Path) -> list[Score]:
     Raises:
         StorageError: a line does not hold a score; scores are written whole, so none may be left out.
     """
+    return _read_lines(path, score_from)
+
+
+def _read_lines(path: Path, made: Callable[[dict[str, Any]], T]) -> list[T]:
     if not path.is_file():
         return []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-        return [score_from(json.loads(line)) for line in lines if line]
-    except (ValueError, TypeError, AttributeError) as error:
+        return [made(json.loads(line)) for line in lines if line]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         damaged = DAMAGED.format("its run folder")
         raise StorageError(f"{path} must hold one score a line, but {error}; {damaged}") from error
+
+
+def write_variants(path: Path, scores: Sequence[tuple[str, Score]]) -> None:
+    """Write variants' scores as JSON lines, each with its variant's name, atomically."""
+    rows = [_finite({"variant": name, **asdict(score)}) for name, score in scores]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_variants(path: Path) -> list[tuple[str, Score]]:
+    """Read variants' scores back; none where no method makes any.
+
+    Raises:
+        StorageError: as `read_scores`.
+    """
+    return _read_lines(path, lambda row: (row.pop("variant"), score_from(row)))
 
 
 def score_from(row: Mapping[str, Any]) -> Score:
@@ -323,6 +355,7 @@ def read_study(folder: Path) -> StudyRecord:
 
     scores: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
+    variants: list[dict[str, Any]] = []
     columns: dict[str, dict[str, Any]] = {}
     for entry in read_entries(folder):
         run = folder / entry.folder
@@ -333,6 +366,10 @@ def read_study(folder: Path) -> StudyRecord:
         trials.append(_trial_row(entry, run, state, result))
         common = {"trial": entry.id, "arm": entry.arm, "overrides": entry.overrides, "seed": entry.seed}
         scores += [{**common, **vars(score)} for score in read_scores(run / "scores.jsonl")]
+        variants += [
+            {"variant": name, **common, **vars(score)}
+            for name, score in read_variants(run / "variants.jsonl")
+        ]
     ordered = sorted(columns.values(), key=lambda column: column["role"] == "probe")
     frame = pd.DataFrame(ordered, columns=["task", "role", "metric", "higher_is_better"])
     return StudyRecord(
@@ -341,6 +378,7 @@ def read_study(folder: Path) -> StudyRecord:
         pd.DataFrame(scores, columns=list(SCORE_COLUMNS)),
         pd.DataFrame(trials),
         frame,
+        pd.DataFrame(variants, columns=list(VARIANT_COLUMNS)),
     )
 
 

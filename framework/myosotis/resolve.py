@@ -313,6 +313,10 @@ def checked_trainer(trainer: TrainerConfig) -> TrainerConfig:
     _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
     _at_least("trainer.checkpoint_every_n_steps", trainer.checkpoint_every_n_steps, 0)
     _at_least("trainer.prefix_gigabytes", trainer.prefix_gigabytes, 0)
+    _at_least("trainer.early_stopping.patience", trainer.early_stopping.patience, 1)
+    _at_least("trainer.early_stopping.every_n_steps", trainer.early_stopping.every_n_steps, 1)
+    _at_least("trainer.early_stopping.min_delta", trainer.early_stopping.min_delta, 0)
+    _one_of("trainer.early_stopping.split", trainer.early_stopping.split, SPLITS)
     _at_least("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, strictly=True)
     _one_of("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "cuda"))
     # Lightning's `bf16-true` would convert the model after its base row was measured.

@@ -17,8 +17,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from myosotis.adaptation import Adapted
+from myosotis.adaptation import Adapted, overriding
 from myosotis.batches import BatchLoader, Group, MixedBatch, combine
+from myosotis.early_stopping import EarlyStopping
 from myosotis.errors import ConfigurationError, NonFiniteLoss
 from myosotis.evaluation import Runtime
 from myosotis.interfaces import Context, Loss, Method
@@ -34,15 +35,6 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
 }
-
-
-def overriding(methods: Mapping[str, Method], hook: str) -> dict[str, Method]:
-    """Choose the methods that override a hook, so that the others cost nothing."""
-    return {
-        name: method
-        for name, method in methods.items()
-        if getattr(type(method), hook) is not getattr(Method, hook)
-    }
 
 
 @dataclass(eq=False)
@@ -76,6 +68,7 @@ class Member:
     pending: list[tuple[int, MixedBatch, dict[str, Tensor]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.early_stopping = EarlyStopping(self.trainer.early_stopping)
         self.losses = overriding(self.methods, "loss")
         self.penalties = overriding(self.methods, "penalty")
         self.after_backward = overriding(self.methods, "after_backward")
@@ -94,6 +87,9 @@ class Member:
         """Give the context at the current step."""
         return replace(self.context, step=self.step)
 
+    def _looking_at(self, group: Group) -> Context:
+        return replace(self.context, step=self.step, rows=group.rows)
+
     def batches(self) -> Iterator[MixedBatch]:
         """Give the batches that are left."""
         return self.loader.after(self.step * self.trainer.accumulate_grad_batches)
@@ -111,7 +107,7 @@ class Member:
     def _group_loss(self, group: Group, outputs: Any, terms: dict[str, Tensor]) -> Loss:
         loss = self._task_loss(group, outputs)
         for name, method in self.penalties.items():
-            penalty = method.penalty(self.module, group.batch, outputs, self.now())
+            penalty = method.penalty(self.module, group.batch, outputs, self._looking_at(group))
             if penalty is not None:
                 terms[f"penalty/{name}"] = penalty.detach()
                 loss = loss + penalty
@@ -119,7 +115,7 @@ class Member:
 
     def _task_loss(self, group: Group, outputs: Any) -> Loss:
         for method in self.losses.values():
-            replaced = method.loss(self.module, group.batch, outputs, self.now())
+            replaced = method.loss(self.module, group.batch, outputs, self._looking_at(group))
             if replaced is not None:
                 return replaced
         return group.objective.loss(outputs, group.batch)

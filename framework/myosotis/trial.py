@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +15,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch import nn
 
 from myosotis import forgetting
-from myosotis.adaptation import Adapted, adapt, frozen_names
-from myosotis.batches import BatchLoader, EncodedPart, mean_loss, stage_batches
-from myosotis.checkpoint import END, START, Checkpoint, CheckpointFolder, Costs, Position, Training
+from myosotis.adaptation import Adapted, adapt, frozen_names, overriding
+from myosotis.batches import BatchLoader, EncodedPart, MixedBatch, make_batch, mean_loss, stage_batches
+from myosotis.checkpoint import END, START, Checkpoint, CheckpointFolder, Costs, Position, Training, changing
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import StorageError
-from myosotis.evaluation import Runtime, choose_runtime
-from myosotis.interfaces import Component, Context, Example, Mixture, Model, Rows, Stage, Task
-from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
+from myosotis.evaluation import Runtime, choose_runtime, evaluating, predict, score
+from myosotis.interfaces import (
+    Component,
+    Context,
+    Example,
+    Method,
+    Mixture,
+    Model,
+    Rows,
+    Stage,
+    Task,
+    TrainingRow,
+)
+from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text, write_variants
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
 from myosotis.resolve import TrialConfig
@@ -46,13 +57,6 @@ Progress = Callable[[int, int], None]
 
 def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], outline: bool) -> Context:
     """Make the context of a trial before its first stage."""
-
-    def no_batches(batch_size: int) -> Iterator[Any]:
-        return iter(())
-
-    def no_loss(module: nn.Module, batch: Any) -> torch.Tensor:
-        raise RuntimeError("there is no training loss before the first stage")
-
     return Context(
         model=model,
         tasks=config.tasks,
@@ -62,8 +66,7 @@ def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], out
         generator=torch.Generator().manual_seed(derive_seed(config.seed, "adapt")),
         frozen=frozen,
         outline=outline,
-        training_loss=no_loss,
-        training_batches=no_batches,
+        stages=config.stages,
     )
 
 
@@ -200,13 +203,15 @@ class TrialRun:
         seed_everything(derive_seed(self.config.seed, "stage", stage.index))
         loader = self._loader(stage)
         accumulated = self.config.trainer.accumulate_grad_batches
+        device = self.runtime.device
         context = replace(
             self.context,
             stage=stage,
             steps=len(loader) // accumulated,
             generator=torch.Generator().manual_seed(derive_seed(self.config.seed, "methods", stage.index)),
             training_loss=mean_loss,
-            training_batches=loader.one_pass,
+            training_batches=lambda rows: (batch.to(device) for batch in loader.one_pass(rows)),
+            make_batch=self._make_batch,
         )
         for method in self.config.methods.values():
             method.begin_stage(stage, context)
@@ -215,6 +220,11 @@ class TrialRun:
         if self.position.stage == stage.index:
             self._go_on(member)
         return member
+
+    def _make_batch(self, rows: Sequence[TrainingRow]) -> MixedBatch:
+        """Make a batch of rows that a method has kept."""
+        known = [(self.config.tasks[task], example) for task, example in rows]
+        return make_batch(known, self.adapted.model).to(self.runtime.device)
 
     def _member(self, context: Context, loader: BatchLoader) -> Member:
         from myosotis.training import Member
@@ -239,6 +249,7 @@ class TrialRun:
         member.optimizer_state = state.training.optimizer
         member.unlogged = list(state.training.unlogged)
         member.context.generator.set_state(state.training.generator)
+        member.early_stopping.go_on(state.training.early_stopping)
         self.random = state.training.random
 
     def _loader(self, stage: Stage) -> BatchLoader:
@@ -285,6 +296,54 @@ class TrialRun:
         left = len(self.config.stages) - member.context.stage.index + 1
         self.progress(done, self.costs.steps + member.context.steps * left)
 
+    def held_out_loss(self, member: Member) -> float:
+        """Give the mean loss on the rows that early stopping watches: of the stage's own tasks, all alike."""
+        split, size = self.config.trainer.early_stopping.split, self.config.evaluation.batch_size
+        losses = []
+        with evaluating(member.module), self.runtime.forward():
+            for name in member.context.stage.tasks:
+                task, identities = self.config.tasks[name], self.config.identities
+                examples = limited(
+                    self.workspace.examples(
+                        task, identities[name], split, self.adapted.model, identities["model"]
+                    ),
+                    self.config.evaluation.limit,
+                )
+                batches = [examples[start : start + size] for start in range(0, len(examples), size)]
+                means = [
+                    mean_loss(member.module, self._make_batch([(name, each) for each in batch])) * len(batch)
+                    for batch in batches
+                ]
+                losses.append(float(torch.stack(means).sum()) / len(examples))
+        return sum(losses) / len(losses)
+
+    def stops_early(self, member: Member) -> bool:
+        """Look at the held-out rows; tell whether the stage is to end.
+
+        Raises:
+            NonFiniteLoss: a training loss since the last entry of the log is not finite.
+        """
+        from myosotis.training import finite_losses
+
+        member.unlogged += finite_losses(member)
+        loss = self.held_out_loss(member)
+        values = {"held_out_loss": loss}
+        ends = member.early_stopping.observe(loss, changing(self.adapted))
+        if ends and member.unlogged:  # a stage's last losses are in the log, wherever it ends
+            values = {"loss": float(torch.tensor(member.unlogged).mean()), **values}
+            member.unlogged = []
+        self.log(member, values)
+        if ends and member.step < member.context.steps:
+            trial_log(self.config.id).info(
+                "stage %d ends early, after step %d of %d: the loss on the %s split has not been lower than %.4g",
+                member.context.stage.index,
+                member.step,
+                member.context.steps,
+                self.config.trainer.early_stopping.split,
+                member.early_stopping.best,
+            )
+        return ends
+
     def save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint in the middle of a stage.
 
@@ -301,6 +360,7 @@ class TrialRun:
             member.unlogged,
             member.context.generator.get_state(),
             random_state(),
+            member.early_stopping.state(),
         )
         self.position = Position(member.context.stage.index, member.step)
         state = Checkpoint.of(self.position, self.adapted, self.config.methods, self.costs, training)
@@ -308,6 +368,7 @@ class TrialRun:
 
     def close_training(self, member: Member) -> None:
         """Let the methods close a stage that was trained."""
+        member.early_stopping.restore(changing(self.adapted))
         for method in self.config.methods.values():
             method.end_stage(member.context.stage, member.now())
         self.costs.steps += member.step
@@ -350,13 +411,34 @@ class TrialRun:
             )
         return limited(encode(task, rows, model, split), self.config.evaluation.limit)
 
+    def score_variants(self) -> None:
+        """Score the further models that methods make of the trained one."""
+        if not (methods := overriding(self.config.methods, "variants")) or not self.config.stages:
+            return
+        evaluation, last = self.config.evaluation, self.scores[-1]
+        context = replace(self.context, stage=self.config.stages[-1], step=last.step)
+        found = []
+        for name, method in methods.items():
+            for label, opened in method.variants(self.adapted.model.module, context).items():
+                with opened():
+                    for task in self.config.tasks.values():
+                        examples = self.evaluation_examples(task, context)
+                        columns = predict(
+                            task, examples, self.adapted.model, evaluation.batch_size, self.runtime
+                        )
+                        scores = score(
+                            task, columns, last.stage, last.step, evaluation.split, evaluation.resamples
+                        )
+                        found += [(f"{name} {label}", each) for each in scores]
+        write_variants(self.folder / "variants.jsonl", found)
+
     # The end
 
     def finish(self) -> None:
         """Write the adapter, the manifest and, last, the result."""
         if self.config.trainer.save and self.config.trains:
             self._save_model()
-        trainable = self.adapted.trainable()
+        trainable = self.adapted.ever_trainable()
         result = {
             "trial": self.config.id,
             **headline(self.config, self.scores),
@@ -372,6 +454,7 @@ class TrialRun:
             "identities": dict(self.config.identities),
             "trainable": parameters_by_module(trainable),
             "realised_mixture": self.costs.realised,
+            "kept_bytes": {name: _kept_bytes(each) for name, each in self.config.methods.items()},
             "cohort": list(self.cohort),
             "cost": {
                 "seconds": self.costs.seconds,
@@ -412,6 +495,16 @@ class TrialRun:
             self.config.model.save(self.adapted.model, temporary)
             shutil.rmtree(self.folder / "adapter", ignore_errors=True)
             temporary.rename(self.folder / "adapter")
+
+
+def _kept_bytes(method: Method) -> int:
+    """Measure what a method keeps, as a checkpoint holds it."""
+    state = method.state_dict()
+    if not state:
+        return 0
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.tell()
 
 
 def columns(config: TrialConfig) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ class Workspace:
                 state = "has none" if rows is None else "is empty"
                 raise DataError(
                     f"{task.role} {task.name} must have a {split} split, but it {state}; give it one, or "
-                    "change evaluation.split"
+                    "name another in evaluation.split, or for early stopping in trainer.early_stopping.split"
                 )
             self._rows[key] = rows
         return self._rows[key]

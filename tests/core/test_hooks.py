@@ -110,6 +110,8 @@ def test_methods_are_called_in_order(observed: tuple[StudyRecord, list[tuple[obj
         ("adapt", False, 0),
         *stage(1, "right", []),
         *stage(2, "up", ["right"]),
+        ("variants",),
+        ("state_dict",),
     ]
 
 

@@ -272,6 +272,21 @@ def test_accumulated_small_batches_equal_a_large_one(tmp_path: Path) -> None:
         assert torch.allclose(weights(second)[name], value, rtol=0, atol=1e-6)
 
 
+def test_what_methods_keep_is_measured(tmp_path: Path) -> None:
+    record = run_at(
+        tmp_path,
+        *toy("method=[remember,plain]", "trainer.max_steps=2"),
+        modules="tests.toy,tests.core.extras",
+    )
+    [trial] = record.trials.trial
+    kept = read_json(record.folder / trial / "manifest.json")["kept_bytes"]
+    parameters = record.trials.total_parameters[0]
+    assert kept["plain"] == 0
+    assert (
+        4 * parameters < kept["remember"] < 4 * parameters + 5_000
+    )  # a number each, and the file around them
+
+
 def test_joint_stage_realises_its_shares(tmp_path: Path) -> None:
     record = run_at(tmp_path, *toy("curriculum=joint", "mix.up=0.25", "trainer.max_steps=10"))
     [trial] = record.trials.trial
