@@ -6,7 +6,8 @@ import copy
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from myosotis.errors import ConfigurationError
 from myosotis.interfaces import (
     Batch,
     Columns,
@@ -44,7 +46,9 @@ from myosotis.testing import (
     ObjectiveTestSuite,
     TaskDatasetTestSuite,
     TinyModel,
+    TinyQuantizedModel,
     make_task,
+    refusal,
 )
 from myosotis.testing.plugin import PluginTestSuite
 from tests import toy
@@ -77,6 +81,39 @@ class TestPlain(OnToys):
 class TestPull(OnToys):
     def make(self) -> Method:
         return toy.Pull(strength=0.5)
+
+    def make_neutral(self) -> Method:
+        return toy.Pull(strength=0)
+
+
+class TestPullWithoutStrength(OnToys):
+    """Pulling with strength 0 beside the one with almost none: the reference is another method."""
+
+    def make(self) -> Method:
+        return toy.Pull()
+
+    def make_neutral(self) -> Method:
+        return toy.Pull(strength=0)
+
+    def neutral_reference(self) -> Method:
+        return toy.Plain()
+
+
+class TestLag(OnToys):
+    anchored = False
+
+    def make(self) -> Method:
+        return Lag()
+
+
+class TestHalves(OnToys):
+    def make(self) -> Method:
+        return Halves()
+
+
+class TestChoosy(OnToys):
+    def make(self) -> Method:
+        return Choosy()
 
 
 class TestSide(OnToys):
@@ -121,6 +158,13 @@ class TestTinyModel(ModelFactoryTestSuite):
         return TestPullOnTheTinyTasks().tasks()["first"]
 
 
+class TestTinyQuantizedModel(TestTinyModel):
+    may_train = False
+
+    def make(self) -> ModelFactory:
+        return TinyQuantizedModel()
+
+
 class TestPointObjective(ObjectiveTestSuite):
     def make(self) -> Objective:
         return toy.PointObjective()
@@ -145,6 +189,76 @@ class TestHits(MetricTestSuite):
 class TestSurprise(TestHits):
     def make(self) -> Metric:
         return toy.Surprise()
+
+
+# Sound methods for what the toys do not do.
+
+
+def training(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: each for name, each in module.named_parameters() if each.requires_grad}
+
+
+class Lag(Method):
+    """Pull towards the mean of all steps so far, of earlier stages too, with noise of its own."""
+
+    stores = "the mean, and how many steps it is of"
+
+    def __init__(self) -> None:
+        self.mean: dict[str, torch.Tensor] = {}
+        self.steps = 0
+
+    def after_step(self, module: nn.Module, context: Context) -> None:
+        self.steps += 1
+        for name, parameter in training(module).items():
+            mean = self.mean.setdefault(name, torch.zeros_like(parameter))
+            mean += (parameter.detach() - mean) / self.steps
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        if not self.mean:
+            return None
+        noise = torch.rand((), generator=context.generator)
+        distances = [((each - self.mean[name]) ** 2).sum() for name, each in training(module).items()]
+        return (1 + noise) * torch.stack(distances).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": {name: each.clone() for name, each in self.mean.items()}, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean, self.steps = state["mean"], state["steps"]
+
+
+class Halves(Method):
+    """Make a model of half the weights."""
+
+    def variants(self, module: nn.Module, context: Context) -> Mapping[str, Callable[[], Any]]:
+        return {"half": lambda: self.halved(module)}
+
+    @contextmanager
+    def halved(self, module: nn.Module) -> Iterator[None]:
+        before = {name: each.detach().clone() for name, each in training(module).items()}
+        with torch.no_grad():
+            for parameter in training(module).values():
+                parameter.mul_(0.5)
+            yield
+            self.put_back(module, before)
+
+    def put_back(self, module: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+        for name, value in before.items():
+            module.get_parameter(name).copy_(value)
+
+
+class Choosy(Method):
+    """Refuse lower precision and quantized weights."""
+
+    def adapt(self, model: Model, context: Context) -> nn.Module:
+        if any(not parameter.is_floating_point() for parameter in model.module.parameters()):
+            raise ConfigurationError("the base must not be quantized, but is")
+        return model.module
+
+    def loss(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        if torch.is_autocast_enabled("cpu"):
+            raise ConfigurationError("trainer.precision must be 32-true, but is bf16-mixed")
+        return None
 
 
 # Broken plugins, each in one way.
@@ -379,6 +493,192 @@ class SavesItself(Method):
         return {"self": self}
 
 
+class ForgetsTheStage(ForgetsItself):
+    """Counts steps over stages, and saves the count as it was at the last stage's end."""
+
+    stores = "a count"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved = 0
+
+    def end_stage(self, stage: Stage, context: Context) -> None:
+        self.saved = self.count
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.saved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = self.saved = state["count"]
+
+
+class GivesItsOwn(Lag):
+    """Gives the very tensors that the next step writes into."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": dict(self.mean), "steps": self.steps}
+
+
+class AddsUp(Method):
+    """Gives the very mapping that the next step puts more into."""
+
+    stores = "the steps taken"
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+
+    def after_step(self, module: nn.Module, context: Context) -> None:
+        self.steps[f"{context.stage.index}.{context.step}"] = context.step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+
+class PullsToZero(toy.Pull):
+    """Has another anchor than it says.
+
+    Args:
+        strength: half the factor of the squared distance.
+    """
+
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        super().begin_stage(stage, context)
+        self.anchor = {name: torch.zeros_like(value) for name, value in self.anchor.items()}
+
+
+class PullsNowhere(toy.Pull):
+    """Takes its anchor anew at every step, so that there is nothing to pull.
+
+    Args:
+        strength: half the factor of the squared distance.
+    """
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        self.begin_stage(context.stage, context)
+        return super().penalty(module, batch, outputs, context)
+
+
+class PullsInTheFirst(toy.Pull):
+    """Has no penalty when there is something to hold on to.
+
+    Args:
+        strength: half the factor of the squared distance.
+    """
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        return super().penalty(module, batch, outputs, context) if context.stage.index == 1 else None
+
+
+class PullsHalf(toy.Pull):
+    """Cuts one of the two factors of the square off the gradient.
+
+    Args:
+        strength: half the factor of the squared distance.
+    """
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        distances = [parameter - self.anchor[name] for name, parameter in module.named_parameters()]
+        return self.strength * torch.stack([(each * each.detach()).sum() for each in distances]).sum()
+
+
+class PullsNothing(toy.Pull):
+    """Cuts all of the gradient off.
+
+    Args:
+        strength: half the factor of the squared distance.
+    """
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        penalty = super().penalty(module, batch, outputs, context)
+        return penalty and penalty.detach()
+
+
+class SinglePrecision(Method):
+    """Goes by NumPy, which has no bfloat16."""
+
+    def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        return outputs.sum() * float(np.ptp(outputs.detach().numpy()))
+
+
+class Overflows(Method):
+    """Multiplies by more than what half of the precision holds."""
+
+    def loss(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        return (
+            (outputs / torch.finfo(outputs.dtype).eps ** 2).exp().mean()
+            if outputs.dtype != torch.float32
+            else None
+        )
+
+
+class RefusesForNoReason(Method):
+    """Refuses what is not in single precision, and does not say so."""
+
+    def loss(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        if torch.is_autocast_enabled("cpu"):
+            raise ConfigurationError("this cannot be")
+        return None
+
+    def adapt(self, model: Model, context: Context) -> nn.Module:
+        if any(not parameter.is_floating_point() for parameter in model.module.parameters()):
+            raise ConfigurationError
+        return model.module
+
+
+class TrainsEverything(Method):
+    """Lets whole numbers train, which have no gradients."""
+
+    def adapt(self, model: Model, context: Context) -> nn.Module:
+        return model.module.requires_grad_(True)
+
+
+class Requantizes(Method):
+    """Moves the quantized weights."""
+
+    def after_step(self, module: nn.Module, context: Context) -> None:
+        for parameter in module.parameters():
+            if not parameter.is_floating_point():
+                parameter.data.add_(1)
+
+
+class FreezesTheUnknown(Method):
+    """Breaks the contract where a base is quantized, which is no refusal."""
+
+    def frozen(self, model: Model) -> Collection[str]:
+        whole = any(not parameter.is_floating_point() for parameter in model.module.parameters())
+        return ["elsewhere"] if whole else []
+
+
+class StaysHalved(Halves):
+    """Leaves the model as its variant."""
+
+    def put_back(self, module: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+        pass
+
+
+class StaysQuiet(Halves):
+    """Leaves the model to be called in another way."""
+
+    def put_back(self, module: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+        super().put_back(module, before)
+        module.get_submodule("1").forward = lambda inputs: inputs  # type: ignore[method-assign]
+
+
+class StopsTraining(Halves):
+    """Leaves the model without anything that trains."""
+
+    def put_back(self, module: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+        super().put_back(module, before)
+        module.requires_grad_(False)
+
+
+class NeutralOnToys(OnToys):
+    """Takes what is made for a method at strength 0."""
+
+    def make_neutral(self) -> Method:
+        return self.make()
+
+
 class UnknownObjective(toy.Points):
     """Names an objective that is not there."""
 
@@ -608,12 +908,34 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (OnToys, "loss_and_penalty_are_finite_scalars", LongPenalty),
     (OnToys, "loss_and_penalty_are_finite_scalars", InfinitePenalty),
     (OnToys, "loss_and_penalty_are_finite_scalars", ConstantLoss),
+    (OnToys, "penalty_is_0_at_its_anchor_and_positive_off_it", PullsToZero),
+    (OnToys, "penalty_is_0_at_its_anchor_and_positive_off_it", PullsNowhere),
+    (OnToys, "penalty_is_0_at_its_anchor_and_positive_off_it", PullsInTheFirst),
+    (OnToys, "penalty_has_its_own_gradient", PullsHalf),
+    (OnToys, "penalty_has_its_own_gradient", PullsNothing),
+    (NeutralOnToys, "a_strength_of_0_is_no_method", DecaysEverything),
+    (NeutralOnToys, "a_strength_of_0_is_no_method", toy.Pull),
     (OnToys, "parameter_groups_hold_what_trains_once", ForgetsTheHead),
     (OnToys, "training_data_is_a_mixture", TooMuchOfAll),
     (OnToys, "training_data_is_a_mixture", OfNoTask),
     (OnToys, "same_seed_gives_the_same_parameters", RollsItsOwnDice),
     (OnToys, "a_killed_trial_goes_on_exactly", ForgetsItself),
     (OnToys, "a_killed_trial_goes_on_exactly", SavesItself),
+    (OnToys, "a_trial_killed_within_a_stage_goes_on_exactly", ForgetsItself),
+    (OnToys, "a_trial_killed_within_a_stage_goes_on_exactly", ForgetsTheStage),
+    (OnToys, "state_can_be_saved_and_stays_as_it_was_given", SavesItself),
+    (OnToys, "state_can_be_saved_and_stays_as_it_was_given", GivesItsOwn),
+    (OnToys, "state_can_be_saved_and_stays_as_it_was_given", AddsUp),
+    (OnToys, "bf16_mixed_runs_or_is_refused", SinglePrecision),
+    (OnToys, "bf16_mixed_runs_or_is_refused", Overflows),
+    (OnToys, "bf16_mixed_runs_or_is_refused", RefusesForNoReason),
+    (OnToys, "an_8_bit_base_runs_or_is_refused", RefusesForNoReason),
+    (OnToys, "an_8_bit_base_runs_or_is_refused", TrainsEverything),
+    (OnToys, "an_8_bit_base_runs_or_is_refused", Requantizes),
+    (OnToys, "an_8_bit_base_runs_or_is_refused", FreezesTheUnknown),
+    (OnToys, "variants_leave_the_model_as_it_was", StaysHalved),
+    (OnToys, "variants_leave_the_model_as_it_was", StaysQuiet),
+    (OnToys, "variants_leave_the_model_as_it_was", StopsTraining),
     (TestPoints, "objective_is_known", UnknownObjective),
     (TestPoints, "metrics_are_known", UnknownMetric),
     (TestPoints, "splits_have_rows", EmptySplit),
@@ -670,3 +992,59 @@ def test_every_check_refuses_a_broken_plugin(suite: type[PluginTestSuite[Any]]) 
 
 def test_the_byte_tokenizer_gives_bytes() -> None:
     assert ByteTokenizer()(["ab", "é"])["input_ids"] == [[97, 98], [195, 169]]
+
+
+# Methods together
+
+
+class OwnLoss(Method):
+    """Replaces the loss."""
+
+    def loss(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
+        return nn.functional.cross_entropy(outputs, batch["labels"])
+
+
+class Crashes(Method):
+    """Takes for granted that the base is as it was."""
+
+    def adapt(self, model: Model, context: Context) -> nn.Module:
+        model.module.get_submodule("0").weight.requires_grad_(True)  # type: ignore[union-attr]
+        return model.module
+
+
+class FreezesNothingKnown(Method):
+    """Breaks the contract, which is no refusal."""
+
+    def frozen(self, model: Model) -> Collection[str]:
+        return ["elsewhere"]
+
+
+class CrashesLater(Method):
+    """Fails on values, which an outline does not have."""
+
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        raise ArithmeticError("no")
+
+
+def test_methods_that_compose_are_not_refused(tmp_path: Path) -> None:
+    assert refusal(lambda: {"pull": toy.Pull(), "loss": OwnLoss()}, tmp_path / "trial") is None
+    assert (tmp_path / "trial" / "result.json").is_file()
+
+
+def test_methods_that_refuse_each_other_say_why(tmp_path: Path) -> None:
+    reason = refusal(lambda: {"one": OwnLoss(), "other": OwnLoss()}, tmp_path / "trial")
+    assert reason == "methods one and other both replace the loss; a trial may have one that does"
+
+
+def test_a_refusal_comes_before_anything_is_loaded(tmp_path: Path) -> None:
+    frozen = toy.Still(["0", "3"])
+    reason = refusal(lambda: {"still": frozen, "pull": toy.Pull()}, tmp_path / "trial")
+    assert reason is not None
+    assert "leaves 0 of" in reason
+    assert not (tmp_path / "trial").exists()
+
+
+@pytest.mark.parametrize("broken", [Crashes, CrashesLater, FreezesNothingKnown])
+def test_what_neither_runs_nor_is_refused_is_told(broken: type[Method], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="must run, or be refused by a ConfigurationError that says why"):
+        refusal(lambda: {"side": Side(), "broken": broken()}, tmp_path / "trial")

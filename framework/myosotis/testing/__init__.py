@@ -8,18 +8,31 @@ For a method, whose suite brings its own model and tasks::
         def make(self) -> Noise:
             return Noise(scale=0.1)
 
+        def make_neutral(self) -> Noise:
+            return Noise(scale=0)
+
 Every check is a method whose name begins with `test_`; a suite's other methods may be overridden to say
-on what it is checked.
+on what it is checked. `refusal` tells whether methods can be in one trial.
 """
 
 from __future__ import annotations
 
+from myosotis.testing.composition import refusal
 from myosotis.testing.dataset import TaskDatasetTestSuite
 from myosotis.testing.method import MethodTestSuite
 from myosotis.testing.metric import MetricTestSuite
 from myosotis.testing.model import ModelFactoryTestSuite
 from myosotis.testing.objective import ObjectiveTestSuite
-from myosotis.testing.tiny import ByteTokenizer, TinyMetric, TinyModel, TinyObjective, TinyTask, make_task
+from myosotis.testing.tiny import (
+    ByteTokenizer,
+    TinyMetric,
+    TinyModel,
+    TinyObjective,
+    TinyQuantizedModel,
+    TinyTask,
+    make_task,
+    tiny_tasks,
+)
 
 __all__ = [
     "ByteTokenizer",
@@ -31,6 +44,9 @@ __all__ = [
     "TinyMetric",
     "TinyModel",
     "TinyObjective",
+    "TinyQuantizedModel",
     "TinyTask",
     "make_task",
+    "refusal",
+    "tiny_tasks",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,22 @@ import torch
 from torch import nn
 
 from myosotis.adaptation import Adapted, adapt, frozen_names
+from myosotis.evaluation import evaluating
 from myosotis.interfaces import Context, Method, Mixture, ModelFactory, Stage, Task
 from myosotis.stacking import Branch, obstacle
+from myosotis.testing.penalty import Penalty
 from myosotis.testing.plugin import PluginTestSuite, constructor_parameters
 from myosotis.testing.rehearsal import (
     FrozenFirst,
     Killed,
     Killer,
     Rehearsal,
+    StateKeeper,
     differences,
+    leaves,
     rehearse_together,
 )
-from myosotis.testing.tiny import TinyMetric, TinyModel, TinyObjective, TinyTask, make_task
+from myosotis.testing.tiny import TinyModel, TinyQuantizedModel, tiny_tasks
 from myosotis.trial import start_context
 
 TOLERANCE = 1e-5
@@ -34,13 +38,24 @@ TOLERANCE = 1e-5
 class MethodTestSuite(PluginTestSuite[Method]):
     """Checks a method in small real trials of two tasks, trained one after another.
 
-    Give `make`; override `model` and `tasks` where the method needs more than two linear layers.
+    Give `make`; override `model`, `tasks` and `quantized` where the method needs more than two linear layers, and
+    `make_neutral` where it can be set so that it does nothing.
 
     Attributes:
         changes_base: whether the adapted model predicts something else than the base before it is trained.
+        anchored: whether the penalty is 0 when the second stage begins, because it holds to what is there then.
     """
 
     changes_base: bool = False
+    anchored: bool = True
+
+    def make_neutral(self) -> Method | None:
+        """Make the method at the setting that does nothing, such as a strength of 0; None where there is none."""
+        return None
+
+    def neutral_reference(self) -> Method:
+        """Make what `make_neutral` must equal: no method, which is full fine-tuning."""
+        return Method()
 
     def model(self) -> ModelFactory:
         """Give the base."""
@@ -48,11 +63,11 @@ class MethodTestSuite(PluginTestSuite[Method]):
 
     def tasks(self) -> Mapping[str, Task]:
         """Give two tasks or more."""
-        objective, metrics = TinyObjective(), {"tiny": TinyMetric()}
-        return {
-            name: make_task(name, TinyTask(seed), objective, metrics)
-            for seed, name in enumerate(("first", "second"))
-        }
+        return tiny_tasks()
+
+    def quantized(self) -> tuple[ModelFactory, Mapping[str, Task]]:
+        """Give a base in 8 bits, and two tasks for it."""
+        return TinyQuantizedModel(), tiny_tasks()
 
     def rehearse(self, folder: Path, **settings: Any) -> Rehearsal:
         """Run a trial of the method in a folder."""
@@ -151,8 +166,9 @@ class MethodTestSuite(PluginTestSuite[Method]):
         def look(module: nn.Module, context: Context) -> None:
             for group in next(context.training_batches(2)).groups:
                 outputs = group.objective.forward(module, group.batch)
-                loss = method.loss(module, group.batch, outputs, context)
-                penalty = method.penalty(module, group.batch, outputs, context)
+                seen = replace(context, rows=group.rows)
+                loss = method.loss(module, group.batch, outputs, seen)
+                penalty = method.penalty(module, group.batch, outputs, seen)
                 _check_scalar("loss", loss)
                 _check_scalar("penalty", penalty)
                 assert loss is None or loss.requires_grad, (
@@ -160,6 +176,48 @@ class MethodTestSuite(PluginTestSuite[Method]):
                 )
 
         Rehearsal(tmp_path / "trial", self.model(), self.tasks(), method, look=look).run()
+
+    def test_penalty_is_0_at_its_anchor_and_positive_off_it(self, tmp_path: Path) -> None:
+        """The penalty is 0 when the second stage begins, where `anchored` is set, and positive elsewhere."""
+
+        def look(penalty: Penalty) -> None:
+            away = penalty.at((1, penalty.direction())).item()
+            assert away > 0, f"penalty must be positive where what trains has moved, but is {away}"
+            assert not self.anchored or abs(penalty.first) <= TOLERANCE * away, (
+                f"penalty must be 0 where it holds what trains to, but is {penalty.first}, and {away} elsewhere; "
+                "where it holds it to another place than the second stage begins at, set anchored = False"
+            )
+
+        self._look_at_penalty(tmp_path, look)
+
+    def test_penalty_has_its_own_gradient(self, tmp_path: Path) -> None:
+        """The penalty's gradient agrees with central finite differences: nothing of it is cut off."""
+        self._look_at_penalty(tmp_path, Penalty.check_gradient)
+
+    def _look_at_penalty(self, folder: Path, look_at: Callable[[Penalty], None]) -> None:
+        method = self.make()
+        if type(method).penalty is Method.penalty:
+            return
+
+        def look(module: nn.Module, context: Context) -> None:
+            if context.stage.index == 2:
+                look_at(Penalty(method, module, context))
+                raise Killed
+
+        _run_until_killed(Rehearsal(folder / "trial", self.model(), self.tasks(), method, look=look))
+
+    def test_a_strength_of_0_is_no_method(self, tmp_path: Path) -> None:
+        """What `make_neutral` gives ends with the parameters and scores of `neutral_reference`, to the bit."""
+        neutral = self.make_neutral()
+        if neutral is None:
+            return
+        without, found = (
+            Rehearsal(tmp_path / name, self.model(), self.tasks(), method).run()
+            for name, method in (("reference", self.neutral_reference()), ("neutral", neutral))
+        )
+        changed = differences(without.after.ends[-1], found.after.ends[-1])
+        assert not changed, f"a strength of 0 must change no parameter, but {sorted(changed)[:3]} differ"
+        assert found.scores == without.scores, "a strength of 0 must change no score, but some differ"
 
     def test_parameter_groups_hold_what_trains_once(self, tmp_path: Path) -> None:
         """`parameter_groups` gives None, or every parameter that trains exactly once."""
@@ -209,14 +267,83 @@ class MethodTestSuite(PluginTestSuite[Method]):
         """
         whole = self.rehearse(tmp_path / "whole" / "trial").after.ends[-1]
         folder = tmp_path / "killed" / "trial"
-        with contextlib.suppress(Killed):
-            self.rehearse(folder, others={"killer": Killer()})
+        self._kill(folder, Killer(stage=2))
         try:
             resumed = self.rehearse(folder).after.ends[-1]
         except pickle.UnpicklingError as error:
             raise AssertionError(f"state_dict must give tensors and plain values only: {error}") from error
-        changed = differences(whole, resumed)
-        assert not changed, f"a resumed trial must end as an unbroken one, but {sorted(changed)[:3]} differ"
+        _check_resumed(whole, resumed)
+
+    def test_a_trial_killed_within_a_stage_goes_on_exactly(self, tmp_path: Path) -> None:
+        """A trial that is killed a step after a checkpoint, in each of its stages, ends as one that was not.
+
+        Going on, the method begins the stage anew before its state comes back.
+        """
+        whole = self.rehearse(tmp_path / "whole" / "trial").after.ends[-1]
+        folder, trainer = tmp_path / "killed" / "trial", {"checkpoint_every_n_steps": 2}
+        for stage in (1, 2):
+            self._kill(folder, Killer(stage, step=3), trainer=trainer)
+        _check_resumed(whole, self.rehearse(folder, trainer=trainer).after.ends[-1])
+
+    def _kill(self, folder: Path, killer: Killer, **settings: Any) -> None:
+        others = {"killer": killer}
+        _run_until_killed(
+            Rehearsal(folder, self.model(), self.tasks(), self.make(), others=others, **settings)
+        )
+
+    def test_state_can_be_saved_and_stays_as_it_was_given(self, tmp_path: Path) -> None:
+        """What `state_dict` gives is the same when it is read back with `weights_only=True`, and after later steps.
+
+        So it must hold tensors and plain values alone, and copies of what the next steps write into.
+        """
+        method = self.make()
+        if type(method).state_dict is Method.state_dict:
+            return
+        keeper = StateKeeper(method)
+        Rehearsal(tmp_path / "trial", self.model(), self.tasks(), method, others={"keeper": keeper}).run()
+        _, last = keeper.taken[-1]
+        changed = _different(_read_back(last), last)
+        assert not changed, f"a state must be the same when it is read back, but {changed[0]} is not"
+        for given, then in keeper.taken:
+            changed = _different(given, then)
+            assert not changed, (
+                f"a state must stay as it was given, but {changed[0]} changed; give a copy of what is written into"
+            )
+
+    def test_bf16_mixed_runs_or_is_refused(self, tmp_path: Path) -> None:
+        """With `trainer.precision=bf16-mixed` all losses are finite, or an error that names bf16 refuses it."""
+        trainer = {"precision": "bf16-mixed", "log_every_n_steps": 1}
+        rehearsal = Rehearsal(tmp_path / "trial", self.model(), self.tasks(), self.make(), trainer=trainer)
+        reason = rehearsal.refusal()
+        assert reason is None or "bf16" in reason, f"the refusal must name bf16, but says: {reason}"
+
+    def test_an_8_bit_base_runs_or_is_refused(self, tmp_path: Path) -> None:
+        """On a base in 8 bits a trial leaves its whole numbers alone, or an error that says why refuses it."""
+        rehearsal = Rehearsal(tmp_path / "trial", *self.quantized(), self.make())
+        if rehearsal.refusal() is not None:
+            return
+        before = rehearsal.before
+        whole = {name: each for name, each in before.parameters.items() if not each.is_floating_point()}
+        changed = differences(whole, {name: before.values[name] for name in whole})
+        assert not changed, f"quantized weights must not change, but {sorted(changed)[:3]} did"
+
+    def test_variants_leave_the_model_as_it_was(self, tmp_path: Path) -> None:
+        """After each of its `variants` the model is the trained one again, to the bit."""
+        method = self.make()
+        if type(method).variants is Method.variants:
+            return
+
+        def look_back(module: nn.Module, context: Context) -> None:
+            before = _all_of(module, context)
+            for name, opened in method.variants(module, context).items():
+                with opened():
+                    pass
+                changed = differences(before, _all_of(module, context))
+                assert not changed, (
+                    f"after the variant {name} the model must be as before, but {changed[0]} is not"
+                )
+
+        Rehearsal(tmp_path / "trial", self.model(), self.tasks(), method, look_back=look_back).run()
 
     def _adapted(self, folder: Path, outline: bool) -> Adapted:
         config = Rehearsal(folder, self.model(), self.tasks(), self.make()).config()
@@ -224,6 +351,43 @@ class MethodTestSuite(PluginTestSuite[Method]):
         context = start_context(config, model, frozen_names(model, config.methods), outline=outline)
         torch.manual_seed(0)
         return adapt(model, config.methods, context, trains=True)
+
+
+def _run_until_killed(rehearsal: Rehearsal) -> None:
+    try:
+        rehearsal.run()
+    except Killed:
+        return
+    raise AssertionError("a trial must have two stages of some steps, but ended before it was to be killed")
+
+
+def _check_resumed(whole: Mapping[str, Any], resumed: Mapping[str, Any]) -> None:
+    changed = differences(whole, resumed)
+    assert not changed, f"a resumed trial must end as an unbroken one, but {sorted(changed)[:3]} differ"
+
+
+def _different(one: Any, other: Any) -> list[str]:
+    return differences(dict(leaves(one)), dict(leaves(other)))
+
+
+def _read_back(state: dict[str, Any]) -> Any:
+    buffer = io.BytesIO()
+    try:
+        torch.save(state, buffer)
+        buffer.seek(0)
+        return torch.load(buffer, weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise AssertionError(f"state_dict must give tensors and plain values only: {first}") from error
+
+
+def _all_of(module: nn.Module, context: Context) -> dict[str, Any]:
+    """Copy all that a module holds, with what trains, how each part runs, and the loss on a batch."""
+    found: dict[str, Any] = {name: value.clone() for name, value in module.state_dict().items()}
+    found |= {f"{name}.requires_grad": each.requires_grad for name, each in module.named_parameters()}
+    found |= {f"{name}.training": each.training for name, each in module.named_modules()}
+    with evaluating(module):
+        return {**found, "the loss": context.training_loss(module, next(context.training_batches(4)))}
 
 
 def _check_scalar(hook: str, value: Any) -> None:

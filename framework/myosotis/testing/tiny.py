@@ -48,6 +48,48 @@ class TinyModel(ModelFactory):
         torch.save(model.module.state_dict(), folder / "model.pt")
 
 
+class TinyQuantizedModel(TinyModel):
+    """The tiny model with its weights in 8 bits, which cannot train: what is left are its biases."""
+
+    def load(self, objectives: Collection[Objective]) -> Model:
+        """Make the layers, and quantize them."""
+        return Model(_quantized(super().load(objectives).module))
+
+    def outline(self, objectives: Collection[Objective]) -> Model:
+        """Make the layers on the meta device; their weights do not train."""
+        model = super().outline(objectives)
+        for name, parameter in model.module.named_parameters():
+            parameter.requires_grad_(name.endswith("bias"))
+        return model
+
+    def mixes_rows(self, layer: nn.Module) -> bool:
+        """Tell the layers in 8 bits, in which columns with outliers are looked for in the whole batch."""
+        from bitsandbytes.nn import Linear8bitLt
+
+        return isinstance(layer, Linear8bitLt)
+
+
+class QuantizedLayers(nn.Sequential):
+    """Layers in 8 bits, marked as transformers marks its models."""
+
+    is_quantized = True
+    is_loaded_in_8bit = True
+
+
+def _quantized(module: nn.Module) -> nn.Module:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    layers = QuantizedLayers()
+    for name, layer in module.named_children():
+        if isinstance(layer, nn.Linear):
+            weight = Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+            made = Linear8bitLt(layer.in_features, layer.out_features, has_fp16_weights=False, threshold=6.0)
+            made.weight, made.bias = weight.to("cpu"), layer.bias
+            layer = made
+        layers.add_module(name, layer)
+    return layers
+
+
 def _layers() -> nn.Module:
     return nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, CLASSES))
 
@@ -135,6 +177,15 @@ class ByteTokenizer:
     def __call__(self, texts: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
         """Give each text's bytes, whatever the options."""
         return {"input_ids": [list(text.encode()) for text in texts]}
+
+
+def tiny_tasks() -> dict[str, Task]:
+    """Make two tasks of points."""
+    objective, metrics = TinyObjective(), {"tiny": TinyMetric()}
+    return {
+        name: make_task(name, TinyTask(seed), objective, metrics)
+        for seed, name in enumerate(("first", "second"))
+    }
 
 
 def make_task(name: str, dataset: TaskDataset, objective: Objective, metrics: Mapping[str, Metric]) -> Task:
