@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Method, Model
+from myosotis.interfaces import Context, Method, Model, Stage
 from myosotis_plugins.blocks import find_blocks
 
 MYOSOTIS_API = 1
 
 
 class Freeze(Method):
-    """Keep chosen blocks, embeddings or parameters of the base as they are.
+    """Keep chosen blocks, embeddings or parameters of the base as they are, for good or for a while.
 
     What is chosen adds up. Adapters of other methods do not go into frozen layers.
+
+    With `unfreeze_every`, of what is not frozen for good each stage begins to train the last block and what
+    follows it; one block more joins every so many optimizer steps, and last what comes before the blocks. What
+    rests has no gradient when the optimizer steps, so that nothing of it moves, by weight decay neither. The
+    paper adds a layer an epoch, and begins once. The backward pass goes through resting blocks all the same.
 
     Args:
         first: the embeddings and this many blocks from the input; 0 freezes nothing.
@@ -26,14 +31,25 @@ class Freeze(Method):
         blocks: ranges of blocks counted from 0, such as `0-3,7`.
         pattern: a regular expression searched for in the parameters' names.
         embeddings: the embeddings of tokens and positions, and with them a tied head.
+        unfreeze_every: optimizer steps until one more block trains; 0 trains all from the beginning.
     """
 
-    cohort_fields = frozenset({"first", "last", "blocks", "pattern", "embeddings"})
+    paper = (
+        "Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146 "
+        "(gradual unfreezing)"
+    )
+    cohort_fields = frozenset({"first", "last", "blocks", "pattern", "embeddings", "unfreeze_every"})
 
     def __init__(
-        self, first: int = 0, last: int = 0, blocks: str = "", pattern: str = "", embeddings: bool = False
+        self,
+        first: int = 0,
+        last: int = 0,
+        blocks: str = "",
+        pattern: str = "",
+        embeddings: bool = False,
+        unfreeze_every: int = 0,
     ) -> None:
-        for name, value in (("first", first), ("last", last)):
+        for name, value in (("first", first), ("last", last), ("unfreeze_every", unfreeze_every)):
             if value < 0:
                 raise ConfigurationError(f"{name} must be at least 0, but got {value}")
         self.first = first
@@ -41,6 +57,8 @@ class Freeze(Method):
         self.blocks = parse_ranges(str(blocks))
         self.pattern = _compiled(pattern)
         self.embeddings = embeddings
+        self.unfreeze_every = unfreeze_every
+        self._from_top: Sequence[Sequence[nn.Parameter]] = ()
 
     def frozen(self, model: Model) -> Collection[str]:
         """Name the parameters of everything chosen.
@@ -56,7 +74,7 @@ class Freeze(Method):
         return frozen | self._matching(list(named.values()))
 
     def _chosen_blocks(self, module: nn.Module) -> list[nn.Module]:
-        if not (self.first or self.last or self.blocks):
+        if not (self.first or self.last or self.blocks or self.unfreeze_every):
             return []
         blocks = find_blocks(module)
         count = len(blocks)
@@ -71,6 +89,20 @@ class Freeze(Method):
         chosen = {*range(self.first), *range(count - self.last, count), *self.blocks}
         return [blocks[number] for number in sorted(chosen)]
 
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        """Look up what each block holds, adapters included."""
+        if self.unfreeze_every:
+            self._from_top = layers_from_top(context.model.module)
+
+    def after_backward(self, module: nn.Module, context: Context) -> None:
+        """Drop the gradients of what rests."""
+        if not self.unfreeze_every:
+            return
+        training = [layer for layer in self._from_top if any(each.requires_grad for each in layer)]
+        for layer in training[1 + context.step // self.unfreeze_every :]:
+            for parameter in layer:
+                parameter.grad = None
+
     def _matching(self, names: list[str]) -> set[str]:
         if self.pattern is None:
             return set()
@@ -81,6 +113,16 @@ class Freeze(Method):
                 f"{len(names)}, such as {names[0]}"
             )
         return matching
+
+
+def layers_from_top(module: nn.Module) -> list[list[nn.Parameter]]:
+    """Divide a model's parameters: the last block's and what follows it, the other blocks', then embeddings'."""
+    blocks = [list(block.parameters()) for block in find_blocks(module)]
+    embeddings = [each for each in module.modules() if isinstance(each, nn.Embedding)]
+    before = [parameter for each in embeddings for parameter in each.parameters()]
+    known = {id(parameter) for layer in (*blocks, before) for parameter in layer}
+    after = [parameter for parameter in module.parameters() if id(parameter) not in known]
+    return [blocks[-1] + after, *reversed(blocks[:-1]), before]
 
 
 def parse_ranges(text: str) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ class HuggingFace(ModelFactory):
         return isinstance(layer, Linear8bitLt)
 
     def save(self, model: Model, folder: Path) -> None:
-        """Write a PEFT adapter where there is one, else the whole model, and the tokenizer."""
+        """Write the adapters where there are some, else the whole model, and the tokenizer."""
         with quiet_libraries():
             model.module.save_pretrained(folder)  # type: ignore[operator]
         if model.tokenizer is not None:
