@@ -17,7 +17,7 @@ from myosotis.points import expand
 
 ROOT = Path(__file__).parents[1]
 FRAMEWORK = ROOT / "framework"
-ENGLISH = frozenset({"full", "freeze", "file"})
+ENGLISH = frozenset({"adapters", "file", "freeze", "full", "merge", "prefix", "prompt"})
 """Names of built-ins that are also words that the core needs; only as configuration are they names."""
 
 
@@ -176,8 +176,10 @@ def test_every_configuration_composes(override: str, monkeypatch: pytest.MonkeyP
         points = expand(compose, "config", [override, *more], arms, master.hydra.sweeper.params)
         configs = [compose.compose("config", point.overrides) for point in points]
     assert len(configs) >= max(1, len(arms))
+    known = load_registry().plugins["method"].values()
+    made = {f"{each.cls.__module__}.{each.cls.__qualname__}" for each in known}
     for config in configs:
-        assert set(config.method) <= set(load_registry().plugins["method"])
+        assert {node["_target_"] for node in config.method.values()} <= made
         assert config.trainer.batch_size >= 1
 
 

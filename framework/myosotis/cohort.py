@@ -449,6 +449,7 @@ class StageProgress:
                 [self._run(member) for member in members], members[0].context.stage.index, steps
             )
         for member in members:
+            member.active = self._run(member).config.id in self.cohort.runs  # evaluation may end a trial
             member.adapted.train()
 
     def _stop_early(self, member: Member) -> None:

@@ -12,7 +12,7 @@ from myosotis.resolve import TrialConfig
 OWN = frozenset(
     {
         *("max_steps", "max_epochs", "max_tokens", "gradient_clip_val"),
-        *("log_every_n_steps", "checkpoint_every_n_steps", "save", "prefix_gigabytes"),
+        *("log_every_n_steps", "checkpoint_every_n_steps", "save", "prefix_gigabytes", "early_stopping"),
     }
 )
 """What of the trainer's settings each trial of a cohort has for itself."""

@@ -260,7 +260,7 @@ class Context:
         stage: the current stage; index 0 before the first.
         step: optimizer steps taken in this stage.
         steps: optimizer steps that the stage will take.
-        generator: the method's own source of randomness, fixed by seed, stage and method.
+        generator: the methods' source of randomness, which all of a trial share, fixed by seed and stage.
         frozen: names of the base's parameters that no method may train.
         outline: True where the modules are on the meta device: no values, only shapes.
         training_loss: the mean loss of the module on a training batch, as the trial computes it.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,15 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from myosotis.errors import ModelError
-from myosotis.interfaces import Method, ModelFactory, Task
+from myosotis.interfaces import Method, ModelFactory, Stage, Task
 from myosotis.testing import MethodTestSuite
+from myosotis_plugins.methods.adapters import Adapters
+from myosotis_plugins.methods.dora import DoRA
 from myosotis_plugins.methods.finetuned import Finetuned
+from myosotis_plugins.methods.ia3 import IA3
+from myosotis_plugins.methods.inc_lora import IncLoRA
+from myosotis_plugins.methods.prefix import Prefix
+from myosotis_plugins.methods.prompt import Prompt
 from tests.plugins import tiny
 
 IDS = torch.tensor([[5, 17, 99, 4, 210, 33]])
@@ -76,6 +83,28 @@ def test_an_adapter_gives_the_tuned_predictions(llama_folder: Path, adapter: Pat
     tuned = logits(Finetuned(str(adapter)).adapt(model, tiny.context(model)))
     assert torch.equal(tuned, torch.load(adapter / "expected.logits"))
     assert not torch.allclose(tuned, base, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "kind", [Adapters, DoRA, IA3, IncLoRA, Prefix, Prompt], ids=lambda kind: kind.__name__
+)
+def test_what_a_method_saves_gives_its_predictions(
+    kind: Callable[[], Method], llama_folder: Path, tmp_path: Path
+) -> None:
+    factory = tiny.factory(llama_folder)
+    stages = tuple(Stage(index, {}) for index in (1, 2))
+    base = factory.load([])
+    module = kind().adapt(base, replace(tiny.context(base), stages=stages))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    factory.save(replace(base, module=module), tmp_path)
+    fresh = factory.load([])
+    tuned = Finetuned(str(tmp_path)).adapt(fresh, tiny.context(fresh))
+    torch.testing.assert_close(logits(tuned), logits(module), rtol=1e-4, atol=1e-5)
+    assert (logits(module) - logits(factory.load([]).module)).abs().max() > 1e-3
 
 
 def test_whole_weights_give_the_tuned_predictions(llama_folder: Path, whole: Path) -> None:
