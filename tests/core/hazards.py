@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.interfaces import Batch, Context, Loss, Method, Model
+from myosotis.interfaces import Batch, Context, Loss, Method, Model, Task
 
 MYOSOTIS_API = 1
 
@@ -101,6 +101,23 @@ class Together(Method):
         return None
 
 
+class Unscored(Method):
+    """Raise where this trial is to be evaluated within a stage.
+
+    Args:
+        fails: whether it does.
+    """
+
+    cohort_fields = frozenset({"fails"})
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+
+    def before_evaluation(self, task: Task, context: Context) -> None:
+        if self.fails and context.step == 5:
+            raise ArithmeticError("no score")
+
+
 @hookimpl
 def myosotis_methods() -> Mapping[str, type[Method]]:
-    return {"side": Side, "hazard": Hazard, "together": Together}
+    return {"side": Side, "hazard": Hazard, "together": Together, "unscored": Unscored}

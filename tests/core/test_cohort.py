@@ -193,6 +193,23 @@ def test_a_loss_that_is_not_finite_ends_its_trial_alone(together: StudyRecord, t
         )
 
 
+def test_an_evaluation_that_fails_ends_its_trial_alone(tmp_path: Path) -> None:
+    setting = (
+        "method=[side,unscored]",
+        "method.side.width=2",
+        "optimizer.learning_rate=0.02",
+        "evaluation.every=5",
+    )
+    with pytest.raises(TrialsFailed, match="1 of 2 trials failed"):
+        run(tmp_path, *setting, "method.unscored.fails=true,false", cohort=2)
+    from myosotis import load_study
+
+    failed, finished = losses(load_study(tmp_path / "studies" / "cohort")).values()
+    assert len(failed) == 5
+    [alone] = losses(run(tmp_path, *setting, "method.unscored.fails=false", "studies=alone")).values()
+    np.testing.assert_allclose(finished, alone, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_step_that_fails_together_is_taken_by_halves(tmp_path: Path) -> None:
     setting = ("method=[side,together]", "method.side.width=1,2,3", "optimizer.learning_rate=0.02")
