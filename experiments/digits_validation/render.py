@@ -215,7 +215,7 @@ def scenario_chart(trials: pd.DataFrame, scenario: str) -> alt.LayerChart:
     """Draw the arms' means and intervals, and Hsu et al.'s figures as rings."""
     frame = intervals(of(trials, scenario=scenario), "arm")
     frame["hsu"] = [HSU[arm][SCENARIOS.index(scenario)] if arm in HSU else math.nan for arm in frame["arm"]]
-    accuracy = {"title": "accuracy (%)", "scale": alt.Scale(domain=[0, 100])}
+    accuracy = {"title": "accuracy (%)", "scale": alt.Scale(domain=[90 if scenario == "task" else 0, 100])}
     base = alt.Chart(frame, title=f"{scenario}-incremental").encode(y=alt.Y("arm:N", sort=None, title=None))
     rule = base.mark_rule(color=OURS, strokeWidth=2).encode(x=alt.X("low:Q", **accuracy), x2="high:Q")
     mean = base.mark_point(color=OURS, filled=True, size=60, opacity=1).encode(x=alt.X("mean:Q", **accuracy))
@@ -226,7 +226,8 @@ def scenario_chart(trials: pd.DataFrame, scenario: str) -> alt.LayerChart:
 def ewc_chart(trials: pd.DataFrame, scenario: str) -> alt.LayerChart:
     """Draw the accuracy by EWC's strength."""
     accuracy = {"title": "accuracy (%)", "scale": alt.Scale(zero=False)}
-    strength = alt.X("strength:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="~e", tickCount=7))
+    axis = alt.Axis(format="~e", values=[10**power for power in range(7)], labelFlush=False)
+    strength = alt.X("strength:Q", scale=alt.Scale(type="log"), axis=axis)
     base = alt.Chart(intervals(of(trials, scenario=scenario), "strength"), title=f"{scenario}-incremental")
     line = base.mark_line(color=OURS, point={"color": OURS}).encode(strength, alt.Y("mean:Q", **accuracy))
     rule = base.mark_rule(color=OURS, strokeWidth=2).encode(strength, alt.Y("low:Q", **accuracy), y2="high:Q")
