@@ -165,15 +165,16 @@ def bar_table(trials: pd.DataFrame) -> Iterator[str]:
     own = of(trials, study="digits_split")
     for bar in BARS:
         naive = by_seed(own, scenario=bar.scenario, arm="naive")
-        yield _verdict(bar.says, by_seed(own, scenario=bar.scenario, arm=bar.arm) - naive, bar.low, bar.high)
+        yield verdict(bar.says, by_seed(own, scenario=bar.scenario, arm=bar.arm) - naive, bar.low, bar.high)
     swept = of(trials, study="digits_ewc", scenario="task")
     chosen = strengths(trials, "split")["task"]["ewc"]
     for end in (swept["strength"].min(), swept["strength"].max()):
         says = f"task-incremental: EWC at the strength {chosen:,.0f} above EWC at {end:,.0f}"
-        yield _verdict(says, by_seed(swept, strength=chosen) - by_seed(swept, strength=end), 0, math.inf)
+        yield verdict(says, by_seed(swept, strength=chosen) - by_seed(swept, strength=end), 0, math.inf)
 
 
-def _verdict(says: str, difference: pd.Series, least: float, most: float) -> str:
+def verdict(says: str, difference: pd.Series, least: float, most: float) -> str:
+    """Give the row of a bar."""
     _, low, high = t_interval(difference.to_numpy())
     holds = "holds" if least < low and high < most else "does not hold"
     return f"| {says} | {_interval(difference, sign='+')} | {holds} |"
