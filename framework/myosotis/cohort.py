@@ -29,6 +29,7 @@ from myosotis.resolve import Resolver, TrialConfig
 from myosotis.seeds import restore_random_state
 from myosotis.stacking import Stack, obstacle
 from myosotis.trial import TrialRun
+from myosotis.variants import score_variants
 from myosotis.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class Cohort:
             if run.next_stage is None:
                 self.charge()
                 with self._attributed(run):
-                    run.score_variants()
+                    score_variants(run)
                     run.finish()
                 if self.runs.pop(run.config.id, None):
                     self.control.tell(Event(run.config.id, "finished"))
@@ -455,7 +456,6 @@ class StageProgress:
     def _stop_early(self, member: Member) -> None:
         with self._attributed(member), torch.random.fork_rng():
             member.active = not self._run(member).stops_early(member)
-        member.adapted.train()
 
     def _save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
         self.cohort.charge()

@@ -90,6 +90,12 @@ class Member:
     def _looking_at(self, group: Group) -> Context:
         return replace(self.context, step=self.step, rows=group.rows)
 
+    def take_unlogged(self) -> float:
+        """Give the mean of the losses since the last entry of the training log, and begin anew."""
+        mean = float(torch.tensor(self.unlogged).mean())
+        self.unlogged = []
+        return mean
+
     def batches(self) -> Iterator[MixedBatch]:
         """Give the batches that are left."""
         return self.loader.after(self.step * self.trainer.accumulate_grad_batches)
@@ -367,10 +373,9 @@ class StageObserver(Callback):
             member.active = False
             self.watch.lost(member, error)
             return
-        values = {"loss": float(torch.tensor(member.unlogged).mean())}
+        values = {"loss": member.take_unlogged()}
         values |= {name: float(term) for name, term in terms.items() if name != "loss"}
         values["learning_rate"] = self._learning_rate(trainer, member)
-        member.unlogged = []
         self.watch.log(member, values)
 
     def _learning_rate(self, trainer: Trainer, member: Member) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import math
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -12,22 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from myosotis import forgetting
-from myosotis.adaptation import Adapted, adapt, frozen_names, overriding
+from myosotis.adaptation import Adapted, adapt, frozen_names
 from myosotis.batches import BatchLoader, EncodedPart, MixedBatch, make_batch, mean_loss, stage_batches
 from myosotis.checkpoint import END, START, Checkpoint, CheckpointFolder, Costs, Position, Training, changing
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import StorageError
-from myosotis.evaluation import Runtime, choose_runtime, evaluating, predict, score
+from myosotis.evaluation import Runtime, choose_runtime, evaluating
 from myosotis.interfaces import (
     Component,
     Context,
     Example,
-    Method,
     Mixture,
     Model,
     Rows,
@@ -35,9 +30,10 @@ from myosotis.interfaces import (
     Task,
     TrainingRow,
 )
-from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text, write_variants
+from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
+from myosotis.outcome import columns, headline, kept_bytes
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
@@ -298,24 +294,23 @@ class TrialRun:
 
     def held_out_loss(self, member: Member) -> float:
         """Give the mean loss on the rows that early stopping watches: of the stage's own tasks, all alike."""
-        split, size = self.config.trainer.early_stopping.split, self.config.evaluation.batch_size
-        losses = []
         with evaluating(member.module), self.runtime.forward():
-            for name in member.context.stage.tasks:
-                task, identities = self.config.tasks[name], self.config.identities
-                examples = limited(
-                    self.workspace.examples(
-                        task, identities[name], split, self.adapted.model, identities["model"]
-                    ),
-                    self.config.evaluation.limit,
-                )
-                batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-                means = [
-                    mean_loss(member.module, self._make_batch([(name, each) for each in batch])) * len(batch)
-                    for batch in batches
-                ]
-                losses.append(float(torch.stack(means).sum()) / len(examples))
+            losses = [self._held_out_loss_on(name, member) for name in member.context.stage.tasks]
         return sum(losses) / len(losses)
+
+    def _held_out_loss_on(self, name: str, member: Member) -> float:
+        evaluation = replace(self.config.evaluation, split=self.config.trainer.early_stopping.split)
+        task, identities = self.config.tasks[name], self.config.identities
+        examples = self.workspace.evaluated(
+            task, identities[name], self.adapted.model, identities["model"], evaluation
+        )
+        size = evaluation.batch_size
+        batches = [examples[start : start + size] for start in range(0, len(examples), size)]
+        losses = [
+            mean_loss(member.module, self._make_batch([(name, each) for each in batch])) * len(batch)
+            for batch in batches
+        ]
+        return float(torch.stack(losses).sum()) / len(examples)
 
     def stops_early(self, member: Member) -> bool:
         """Look at the held-out rows; tell whether the stage is to end.
@@ -330,8 +325,7 @@ class TrialRun:
         values = {"held_out_loss": loss}
         ends = member.early_stopping.observe(loss, changing(self.adapted))
         if ends and member.unlogged:  # a stage's last losses are in the log, wherever it ends
-            values = {"loss": float(torch.tensor(member.unlogged).mean()), **values}
-            member.unlogged = []
+            values = {"loss": member.take_unlogged(), **values}
         self.log(member, values)
         if ends and member.step < member.context.steps:
             trial_log(self.config.id).info(
@@ -411,27 +405,6 @@ class TrialRun:
             )
         return limited(encode(task, rows, model, split), self.config.evaluation.limit)
 
-    def score_variants(self) -> None:
-        """Score the further models that methods make of the trained one."""
-        if not (methods := overriding(self.config.methods, "variants")) or not self.config.stages:
-            return
-        evaluation, last = self.config.evaluation, self.scores[-1]
-        context = replace(self.context, stage=self.config.stages[-1], step=last.step)
-        found = []
-        for name, method in methods.items():
-            for label, opened in method.variants(self.adapted.model.module, context).items():
-                with opened():
-                    for task in self.config.tasks.values():
-                        examples = self.evaluation_examples(task, context)
-                        columns = predict(
-                            task, examples, self.adapted.model, evaluation.batch_size, self.runtime
-                        )
-                        scores = score(
-                            task, columns, last.stage, last.step, evaluation.split, evaluation.resamples
-                        )
-                        found += [(f"{name} {label}", each) for each in scores]
-        write_variants(self.folder / "variants.jsonl", found)
-
     # The end
 
     def finish(self) -> None:
@@ -454,7 +427,7 @@ class TrialRun:
             "identities": dict(self.config.identities),
             "trainable": parameters_by_module(trainable),
             "realised_mixture": self.costs.realised,
-            "kept_bytes": {name: _kept_bytes(each) for name, each in self.config.methods.items()},
+            "kept_bytes": {name: kept_bytes(each) for name, each in self.config.methods.items()},
             "cohort": list(self.cohort),
             "cost": {
                 "seconds": self.costs.seconds,
@@ -495,48 +468,3 @@ class TrialRun:
             self.config.model.save(self.adapted.model, temporary)
             shutil.rmtree(self.folder / "adapter", ignore_errors=True)
             temporary.rename(self.folder / "adapter")
-
-
-def _kept_bytes(method: Method) -> int:
-    """Measure what a method keeps, as a checkpoint holds it."""
-    state = method.state_dict()
-    if not state:
-        return 0
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.tell()
-
-
-def columns(config: TrialConfig) -> list[dict[str, Any]]:
-    """Describe the columns of the score matrix."""
-    return [
-        {
-            "task": task.name,
-            "role": task.role,
-            "metric": task.metric,
-            "higher_is_better": task.metrics[task.metric].higher_is_better,
-        }
-        for task in config.tasks.values()
-    ]
-
-
-def headline(config: TrialConfig, scores: Sequence[Score]) -> dict[str, Any]:
-    """Compute learned, forgotten and forgotten_base from a trial's scores at its stages' ends."""
-    tasks = list(config.tasks.values())
-    matrix = np.full((len(config.stages) + 1, len(tasks)), math.nan)
-    for each in scores:
-        for column, task in enumerate(tasks):
-            if (each.task, each.metric) == (task.name, task.metric):
-                matrix[each.stage, column] = each.value  # a stage's last row is its end
-    oriented = forgetting.oriented(matrix, [task.metrics[task.metric].higher_is_better for task in tasks])
-    last_trained = [
-        max((stage.index for stage in config.stages if task.name in stage.tasks), default=0) for task in tasks
-    ]
-    metrics = [task.metric for task in tasks]
-    trained = {task.metric for task, last in zip(tasks, last_trained, strict=True) if last}
-    return {
-        "learned": forgetting.learned(oriented, last_trained, metrics),
-        "forgotten": forgetting.forgotten(oriented, last_trained, metrics),
-        "forgotten_base": forgetting.forgotten_base(oriented, last_trained, metrics),
-        "metric": trained.pop() if len(trained) == 1 else None,
-    }

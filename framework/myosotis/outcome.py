@@ -1,0 +1,61 @@
+"""What a finished trial tells: its columns, its headline, what its methods keep."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from myosotis import forgetting
+from myosotis.interfaces import Method
+from myosotis.ledger import Score
+from myosotis.resolve import TrialConfig
+
+
+def kept_bytes(method: Method) -> int:
+    """Measure what a method keeps, as a checkpoint holds it."""
+    state = method.state_dict()
+    if not state:
+        return 0
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.tell()
+
+
+def columns(config: TrialConfig) -> list[dict[str, Any]]:
+    """Describe the columns of the score matrix."""
+    return [
+        {
+            "task": task.name,
+            "role": task.role,
+            "metric": task.metric,
+            "higher_is_better": task.metrics[task.metric].higher_is_better,
+        }
+        for task in config.tasks.values()
+    ]
+
+
+def headline(config: TrialConfig, scores: Sequence[Score]) -> dict[str, Any]:
+    """Compute learned, forgotten and forgotten_base from a trial's scores at its stages' ends."""
+    tasks = list(config.tasks.values())
+    matrix = np.full((len(config.stages) + 1, len(tasks)), math.nan)
+    for each in scores:
+        for column, task in enumerate(tasks):
+            if (each.task, each.metric) == (task.name, task.metric):
+                matrix[each.stage, column] = each.value  # a stage's last row is its end
+    oriented = forgetting.oriented(matrix, [task.metrics[task.metric].higher_is_better for task in tasks])
+    last_trained = [
+        max((stage.index for stage in config.stages if task.name in stage.tasks), default=0) for task in tasks
+    ]
+    metrics = [task.metric for task in tasks]
+    trained = {task.metric for task, last in zip(tasks, last_trained, strict=True) if last}
+    return {
+        "learned": forgetting.learned(oriented, last_trained, metrics),
+        "forgotten": forgetting.forgotten(oriented, last_trained, metrics),
+        "forgotten_base": forgetting.forgotten_base(oriented, last_trained, metrics),
+        "metric": trained.pop() if len(trained) == 1 else None,
+    }
