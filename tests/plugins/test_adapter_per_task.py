@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from peft import PeftModel
 from myosotis.cohort import run_trial
 from myosotis.config import EarlyStoppingConfig
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Method, Model, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Method, Model, Share, Stage, Task
 from myosotis.testing import MethodTestSuite
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
 from myosotis.workspace import Workspace
@@ -30,19 +29,9 @@ WHOLE = Share(1, 1)
 STAGES = (Stage(1, {"poem": WHOLE}), Stage(2, {"prose": WHOLE}))
 
 
-class TestAdapterPerTask(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestAdapterPerTask(tiny.OnLlama):
     def make(self) -> Method:
         return AdapterPerTask(rank=2)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 class TestAdapterPerTaskOnLinearLayers(MethodTestSuite):

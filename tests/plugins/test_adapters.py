@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.errors import ConfigurationError, ModelError
-from myosotis.interfaces import Method, Model, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Method, Model, Share, Stage
 from myosotis.stacking import Branch, obstacle
-from myosotis.testing import MethodTestSuite, TinyModel
+from myosotis.testing import TinyModel
 from myosotis_plugins.methods.adapters import Adapters
 from myosotis_plugins.methods.bottleneck import Bottleneck, load_bottlenecks
 from myosotis_plugins.methods.freeze import Freeze
@@ -27,32 +27,18 @@ from myosotis_plugins.methods.lora import LoRA
 from myosotis_plugins.methods.replay import Replay
 from tests.plugins import tiny
 from tests.plugins.test_lora import logits, trained
-from tests.plugins.test_low_rank import opt
 
-MODELS: dict[str, Callable[[], Any]] = {"llama": tiny.llama, "gpt2": tiny.gpt2, "opt": opt}
 ATTENTION = {"llama": "self_attn.o_proj", "gpt2": "attn.c_proj", "opt": "self_attn.out_proj"}
 FEEDFORWARD = {"llama": "mlp.down_proj", "gpt2": "mlp.c_proj", "opt": "fc2"}
 WIDTH = 16
 
 
-class OnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
-
-
-class TestHoulsby(OnLlama):
+class TestHoulsby(tiny.OnLlama):
     def make(self) -> Method:
         return Adapters(bottleneck=4)
 
 
-class TestPfeiffer(OnLlama):
+class TestPfeiffer(tiny.OnLlama):
     def make(self) -> Method:
         return Adapters(bottleneck=3, placement="pfeiffer", activation="gelu")
 
@@ -69,20 +55,20 @@ def adapters(module: nn.Module) -> dict[str, Bottleneck]:
 # Where they stand
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", tiny.MODELS)
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
 def test_they_stand_after_the_sublayers_last_linear_layers(kind: str, placement: Any) -> None:
     found = {
-        re.split(r"\.\d+\.", name)[-1] for name in adapters(adapted(MODELS[kind](), placement=placement))
+        re.split(r"\.\d+\.", name)[-1] for name in adapters(adapted(tiny.MODELS[kind](), placement=placement))
     }
     expected = {FEEDFORWARD[kind]} | ({ATTENTION[kind]} if placement == "houlsby" else set())
     assert found == expected
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", tiny.MODELS)
 def test_a_sublayer_gives_what_the_formula_says(kind: str) -> None:
     """y + U f(D y + b) + c, computed by NumPy from what the layer of the base gives."""
-    module = trained(adapted(MODELS[kind](), bottleneck=5, activation="tanh"))
+    module = trained(adapted(tiny.MODELS[kind](), bottleneck=5, activation="tanh"))
     layer = next(iter(adapters(module).values()))
     down, up = layer.down, layer.up
     seen: dict[str, Any] = {}
@@ -106,18 +92,18 @@ def test_a_quantized_layer_has_its_width(tmp_path: Path) -> None:
 # How they start
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", tiny.MODELS)
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
 def test_the_first_forward_pass_is_the_base_to_the_bit(kind: str, placement: Any) -> None:
-    module = MODELS[kind]()
+    module = tiny.MODELS[kind]()
     base = logits(module)
     assert torch.equal(logits(adapted(module, placement=placement)), base)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", tiny.MODELS)
 @pytest.mark.parametrize(("placement", "each_block"), [("houlsby", 2), ("pfeiffer", 1)])
 def test_the_number_of_parameters_is_houlsbys(kind: str, placement: Any, each_block: int) -> None:
-    module = MODELS[kind]()
+    module = tiny.MODELS[kind]()
     blocks = module.config.num_hidden_layers
     made = adapted(module, bottleneck=5, placement=placement)
     count = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)
@@ -255,9 +241,9 @@ def test_values_that_cannot_be_are_refused(parameters: dict[str, Any], message: 
 # The saved folder
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", tiny.MODELS)
 def test_a_saved_folder_holds_them_alone_and_gives_the_same_predictions(kind: str, tmp_path: Path) -> None:
-    factory = tiny.factory(tiny.save(MODELS[kind](), tmp_path / "base"))
+    factory = tiny.factory(tiny.save(tiny.MODELS[kind](), tmp_path / "base"))
     model = factory.load([])
     parameters: dict[str, Any] = {"bottleneck": 3, "placement": "pfeiffer", "activation": "silu"}
     module = trained(Adapters(**parameters).adapt(model, tiny.context(model)))
@@ -266,7 +252,7 @@ def test_a_saved_folder_holds_them_alone_and_gives_the_same_predictions(kind: st
     factory.save(Model(module), saved)
     loaded = load_bottlenecks(factory.load([]).module, saved)
     assert torch.equal(logits(loaded), logits(module))
-    assert not torch.allclose(logits(loaded), logits(MODELS[kind]()), atol=1e-2)
+    assert not torch.allclose(logits(loaded), logits(tiny.MODELS[kind]()), atol=1e-2)
     weights = load_file(saved / "bottleneck_adapters.safetensors")
     assert {name.split(".")[-2] for name in weights} == {"down", "up"}
     settings = json.loads((saved / "bottleneck_adapters.json").read_text())

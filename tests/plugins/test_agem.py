@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Context, Method, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Context, Method, Share, Stage
 from myosotis.testing import MethodTestSuite, tiny_tasks
 from myosotis_plugins.methods.agem import AGEM
 from myosotis_plugins.methods.freeze import Freeze
@@ -36,19 +36,9 @@ class TestAGEM(MethodTestSuite):
         return AGEM(memory=0)
 
 
-class TestAGEMOnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestAGEMOnLlama(tiny.OnLlama):
     def make(self) -> Method:
         return AGEM(memory=3, batch_size=2)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 def nearest(gradient: np.ndarray, reference: np.ndarray) -> np.ndarray:

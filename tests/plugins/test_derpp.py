@@ -17,7 +17,7 @@ from torch.nn import functional
 from myosotis.batches import make_batch
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Method, ModelFactory, Share, Task
+from myosotis.interfaces import Method, Share
 from myosotis.seeds import derive_seed
 from myosotis.testing import MethodTestSuite, make_task, tiny_tasks
 from myosotis_plugins.methods.derpp import DERPP
@@ -42,21 +42,11 @@ class TestDERPP(MethodTestSuite):
         return DERPP(alpha=0, beta=0)
 
 
-class TestDERPPOnLlama(MethodTestSuite):
+class TestDERPPOnLlama(tiny.OnLlama):
     anchored = False
-
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
 
     def make(self) -> Method:
         return DERPP(alpha=0.5, buffer=4, batch_size=2)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 @dataclass

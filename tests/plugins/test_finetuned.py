@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from myosotis.errors import ModelError
-from myosotis.interfaces import Method, ModelFactory, Stage, Task
-from myosotis.testing import MethodTestSuite
+from myosotis.interfaces import Method, Stage
 from myosotis_plugins.methods.adapters import Adapters
 from myosotis_plugins.methods.dora import DoRA
 from myosotis_plugins.methods.finetuned import Finetuned
@@ -53,26 +52,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(tiny.llama(seed=7), tmp_path_factory.mktemp("tuned") / "whole")
 
 
-class OnLlama(MethodTestSuite):
+class ChangesBase(tiny.OnLlama):
     changes_base = True
 
     @pytest.fixture(autouse=True)
-    def _folders(self, llama_folder: Path, adapter: Path, whole: Path) -> None:
-        self.folder, self.adapter, self.whole = llama_folder, adapter, whole
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
+    def _tuned(self, adapter: Path, whole: Path) -> None:
+        self.adapter, self.whole = adapter, whole
 
 
-class TestAdapter(OnLlama):
+class TestAdapter(ChangesBase):
     def make(self) -> Method:
         return Finetuned(str(self.adapter))
 
 
-class TestWholeWeights(OnLlama):
+class TestWholeWeights(ChangesBase):
     def make(self) -> Method:
         return Finetuned(str(self.whole))
 

@@ -19,7 +19,7 @@ from myosotis.adaptation import adapt, frozen_names
 from myosotis.config import OptimizerConfig
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Context, Method, Model, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Context, Method, Model, Share, Stage
 from myosotis.seeds import derive_seed
 from myosotis.testing import MethodTestSuite, TinyModel
 from myosotis_plugins.methods.freeze import Freeze
@@ -46,19 +46,7 @@ def block(*numbers: int) -> set[str]:
     return {f"model.layers.{number}.{name}" for number in numbers for name in IN_BLOCK}
 
 
-class OnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
-
-
-class TestFreezeFirst(OnLlama):
+class TestFreezeFirst(tiny.OnLlama):
     def make(self) -> Method:
         return Freeze(first=2)
 
@@ -71,12 +59,12 @@ class TestFreezePattern(MethodTestSuite):
         return Freeze()
 
 
-class TestUnfreezing(OnLlama):
+class TestUnfreezing(tiny.OnLlama):
     def make(self) -> Method:
         return Freeze(unfreeze_every=2)
 
 
-class TestFull(OnLlama):
+class TestFull(tiny.OnLlama):
     def make(self) -> Method:
         return Full()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Context, Method, Model, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Context, Method, Model, Share, Stage
 from myosotis.stacking import Branch, obstacle
 from myosotis.testing import MethodTestSuite
 from myosotis.testing.rehearsal import After, Rehearsal
@@ -29,19 +28,9 @@ METHODS = {"inc_lora": IncLoRA, "olora": OLoRA}
 STAGES = tuple(Stage(index, {task: Share(1, 1)}) for index, task in enumerate(("poem", "prose", "poem"), 1))
 
 
-class TestIncLoRA(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestIncLoRA(tiny.OnLlama):
     def make(self) -> Method:
         return IncLoRA(rank=2)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 class TestIncLoRAOnLinearLayers(MethodTestSuite):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Batch, Context, Method, ModelFactory, Task
+from myosotis.interfaces import Batch, Context, Method
 from myosotis.testing import MethodTestSuite
 from myosotis_plugins.methods.freeze import Freeze
 from myosotis_plugins.methods.kl_to_base import KLToBase
@@ -41,21 +41,11 @@ class TestKLToBase(MethodTestSuite):
         return KLToBase(strength=0)
 
 
-class TestKLToBaseOnLlama(MethodTestSuite):
+class TestKLToBaseOnLlama(tiny.OnLlama):
     anchored = False
-
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
 
     def make(self) -> Method:
         return KLToBase(strength=2)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 @pytest.mark.parametrize(

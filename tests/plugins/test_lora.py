@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from myosotis.adaptation import adapt, frozen_names
 from myosotis.cohort import run_trial
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Method, Model, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Method, Model, Share, Stage
 from myosotis.seeds import derive_seed, seed_everything
 from myosotis.stacking import Branch, obstacle
 from myosotis.testing import MethodTestSuite
@@ -30,7 +29,6 @@ from myosotis.workspace import Workspace
 from myosotis_plugins.methods.freeze import Freeze
 from myosotis_plugins.methods.lora import LoRA
 from tests.plugins import tiny
-from tests.plugins.test_low_rank import opt
 
 LENGTH = 16
 STEPS = 20
@@ -38,19 +36,9 @@ IDS = torch.tensor([[5, 17, 99, 4, 210, 33]])
 DECOMPOSED = ["pissa", "olora"]
 
 
-class TestLoRAOnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestLoRAOnLlama(tiny.OnLlama):
     def make(self) -> Method:
         return LoRA(rank=4, dropout=0.1)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 class TestLoRAOnLinearLayers(MethodTestSuite):
@@ -236,7 +224,13 @@ def test_rewritten_weights_share_no_forward_pass(
 
 @pytest.mark.parametrize(
     ("initialization", "make"),  # OLoRA is refused for GPT-2
-    [("pissa", tiny.llama), ("pissa", opt), ("pissa", tiny.gpt2), ("olora", tiny.llama), ("olora", opt)],
+    [
+        ("pissa", tiny.llama),
+        ("pissa", tiny.opt),
+        ("pissa", tiny.gpt2),
+        ("olora", tiny.llama),
+        ("olora", tiny.opt),
+    ],
 )
 @pytest.mark.parametrize("rslora", [False, True])
 def test_what_is_saved_fits_the_untouched_base(

@@ -14,7 +14,7 @@ import torch
 from bitsandbytes.nn import Linear8bitLt
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import AutoModelForCausalLM
 
 from myosotis.interfaces import Method
 from myosotis.stacking import Branch, Stack, obstacle, shared_copy
@@ -43,23 +43,6 @@ class Trial:
         )
 
 
-def opt(seed: int = 0) -> OPTForCausalLM:
-    """Make an OPT, whose projections have biases and whose positions have an offset."""
-    config = OPTConfig(
-        vocab_size=tiny.VOCABULARY,
-        hidden_size=16,
-        ffn_dim=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        word_embed_proj_dim=16,
-        init_std=0.3,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return OPTForCausalLM(config).eval()
-
-
 def stories() -> Any:
     """Load a real small model."""
     if not STORIES.is_dir() and not os.environ.get("CI"):
@@ -75,7 +58,7 @@ def quantized(kind: Any, folder: Path) -> Any:
 MAKERS: dict[str, tuple[Callable[[], Any], list[str], list[str]]] = {
     "llama": (tiny.llama, ["q_proj", "v_proj"], ["down_proj"]),
     "gpt2": (tiny.gpt2, ["c_attn"], ["mlp.c_proj", "c_fc"]),
-    "opt": (opt, ["q_proj", "v_proj"], ["fc2"]),
+    "opt": (tiny.opt, ["q_proj", "v_proj"], ["fc2"]),
     "stories260k": (stories, ["q_proj", "v_proj"], ["down_proj"]),
 }
 
@@ -413,7 +396,7 @@ def test_equal_neighbours_are_one_run() -> None:
     [{"use_dora": True}, {"lora_bias": True}, {"lora_dropout": 0.5}, {"target_modules": ["embed_tokens"]}],
 )
 def test_what_is_not_a_plain_product_is_left_to_peft(settings: dict[str, Any]) -> None:
-    base = opt()
+    base = tiny.opt()
     made = [Branch(base) for _ in range(2)]
     arguments = {"r": 4, "target_modules": ["q_proj", "fc1"], "task_type": "CAUSAL_LM", **settings}
     modules = [get_peft_model(each.module, LoraConfig(**arguments)).eval() for each in made]

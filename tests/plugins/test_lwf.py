@@ -14,7 +14,7 @@ from scipy.special import rel_entr, softmax
 from torch import nn
 
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Batch, Context, Method, ModelFactory, Task
+from myosotis.interfaces import Batch, Context, Method
 from myosotis.testing import MethodTestSuite
 from myosotis_plugins.methods.freeze import Freeze
 from myosotis_plugins.methods.lora import LoRA
@@ -36,19 +36,9 @@ class TestLwF(MethodTestSuite):
         return LwF(strength=0)
 
 
-class TestLwFOnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestLwFOnLlama(tiny.OnLlama):
     def make(self) -> Method:
         return LwF(temperature=1)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 def mean_divergence(teacher: np.ndarray, student: np.ndarray, temperature: float = 1.0) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from myosotis.adaptation import Adapted, adapt, frozen_names
 from myosotis.cohort import run_trial
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Context, Method, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Context, Method, Share, Stage
 from myosotis.ledger import read_scores
 from myosotis.testing import MethodTestSuite
 from myosotis.testing.rehearsal import (
@@ -48,19 +48,9 @@ class TestMergeAtRandom(MethodTestSuite):
         return Merge("dare_linear", density=0.5)
 
 
-class TestMergeOnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestMergeOnLlama(tiny.OnLlama):
     def make(self) -> Method:
         return Merge()
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 def begun(method: Merge, *others: Method, stages: Sequence[Stage] = STAGES) -> tuple[Adapted, Context]:

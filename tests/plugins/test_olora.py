@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Method, Model, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Method, Model, Share, Stage
 from myosotis.testing import MethodTestSuite
 from myosotis_plugins.methods.inc_lora import IncLoRA
 from myosotis_plugins.methods.olora import OLoRA
@@ -22,21 +22,11 @@ from tests.plugins import tiny
 STAGES = tuple(Stage(index, {"poem": Share(1, 1)}) for index in (1, 2, 3))
 
 
-class TestOLoRA(MethodTestSuite):
+class TestOLoRA(tiny.OnLlama):
     anchored = False
-
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
 
     def make(self) -> Method:
         return OLoRA(rank=2, decay=0.1)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 class TestOLoRAOnLinearLayers(MethodTestSuite):

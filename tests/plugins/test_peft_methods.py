@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Method, Model, ModelFactory, Objective, Share, Stage, Task
+from myosotis.interfaces import Method, Model, Objective, Share, Stage
 from myosotis.testing import MethodTestSuite, TinyModel
 from myosotis.testing.rehearsal import Rehearsal
 from myosotis_plugins.methods.adapter_per_task import AdapterPerTask
@@ -42,7 +42,6 @@ from myosotis_plugins.objectives.instruction import Instruction
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
 from tests.plugins import tiny
 from tests.plugins.test_lora import IDS, check_against_peft, logits, trained
-from tests.plugins.test_low_rank import opt
 
 METHODS: dict[str, Callable[[], Method]] = {
     "dora": lambda: DoRA(rank=2),
@@ -51,22 +50,9 @@ METHODS: dict[str, Callable[[], Method]] = {
     "prompt": lambda: Prompt(tokens=3),
 }
 VIRTUAL = ["prefix", "prompt"]
-MODELS = {"llama": tiny.llama, "gpt2": tiny.gpt2, "opt": opt}
 
 
-class OnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
-
-
-class TestDoRA(OnLlama):
+class TestDoRA(tiny.OnLlama):
     def make(self) -> Method:
         return DoRA(rank=2)
 
@@ -76,7 +62,7 @@ class TestDoRAOnLinearLayers(MethodTestSuite):
         return DoRA(rank=2, dropout=0.1)
 
 
-class TestIA3(OnLlama):
+class TestIA3(tiny.OnLlama):
     def make(self) -> Method:
         return IA3()
 
@@ -86,7 +72,7 @@ class TestIA3OnLinearLayers(MethodTestSuite):
         return IA3(targets=["0", "3"], feedforward=["3"])
 
 
-class TestPrefix(OnLlama):
+class TestPrefix(tiny.OnLlama):
     changes_base = True
 
     def make(self) -> Method:
@@ -98,7 +84,7 @@ class TestPrefixFromANetwork(TestPrefix):
         return Prefix(tokens=3, hidden=8)
 
 
-class TestPrompt(OnLlama):
+class TestPrompt(tiny.OnLlama):
     changes_base = True
 
     def make(self) -> Method:
@@ -134,9 +120,9 @@ def test_losses_are_those_of_plain_peft(
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", tiny.MODELS)
 def test_what_is_saved_gives_the_same_predictions_in_peft(name: str, kind: str, tmp_path: Path) -> None:
-    factory = tiny.factory(tiny.save(MODELS[kind](), tmp_path / "base"))
+    factory = tiny.factory(tiny.save(tiny.MODELS[kind](), tmp_path / "base"))
     model = factory.load([])
     base = logits(model.module)
     adapted = trained(METHODS[name]().adapt(model, tiny.context(model)))
@@ -167,7 +153,7 @@ def test_without_its_virtual_tokens_the_model_is_the_base(name: str) -> None:
     ],
 )
 def test_ia3_takes_the_layers_that_peft_knows(kind: str, outputs: set[str], inputs: set[str]) -> None:
-    model = tiny.model(MODELS[kind]())
+    model = tiny.model(tiny.MODELS[kind]())
     module = IA3().adapt(model, tiny.context(model))
     found: dict[bool, set[str]] = {False: set(), True: set()}
     for name, each in module.named_modules():
@@ -199,11 +185,11 @@ def loss_by_peft(module: Any, ids: Sequence[int], first: int) -> float:
 
 
 @pytest.fixture(
-    params=[(kind, attention) for kind in MODELS for attention in ("sdpa", "eager")], ids="-".join
+    params=[(kind, attention) for kind in tiny.MODELS for attention in ("sdpa", "eager")], ids="-".join
 )
 def bare(request: pytest.FixtureRequest) -> Model:
     kind, attention = request.param
-    module = MODELS[kind]()
+    module = tiny.MODELS[kind]()
     module.set_attn_implementation(attention)
     return tiny.model(module)
 

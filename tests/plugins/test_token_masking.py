@@ -24,12 +24,10 @@ from myosotis.interfaces import (
     Loss,
     Method,
     Model,
-    ModelFactory,
     Objective,
     Rows,
-    Task,
 )
-from myosotis.testing import MethodTestSuite, make_task
+from myosotis.testing import make_task
 from myosotis_plugins.methods.freeze import Freeze
 from myosotis_plugins.methods.lora import LoRA
 from myosotis_plugins.methods.replay import Replay
@@ -41,22 +39,12 @@ from tests.plugins.test_lwf import PROMPTS
 IGNORED = -100
 
 
-class TestTokenMasking(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestTokenMasking(tiny.OnLlama):
     def make(self) -> Method:
         return TokenMasking(threshold=500)  # of a model that has learned nothing
 
     def make_neutral(self) -> Method:
         return TokenMasking(threshold=math.inf)
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 def token_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

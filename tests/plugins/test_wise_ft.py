@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.cohort import run_trial
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Context, Method, Model, ModelFactory, Share, Stage, Task
+from myosotis.interfaces import Context, Method, Model, ModelFactory, Share, Stage
 from myosotis.ledger import read_scores, read_variants
 from myosotis.testing import MethodTestSuite
 from myosotis.testing.rehearsal import Rehearsal, differences, registry_without_plugins
@@ -42,19 +42,9 @@ class TestWiSEFT(MethodTestSuite):
         return WiSEFT()
 
 
-class TestWiSEFTOnLlama(MethodTestSuite):
-    @pytest.fixture(autouse=True)
-    def _folder(self, llama_folder: Path) -> None:
-        self.folder = llama_folder
-
+class TestWiSEFTOnLlama(tiny.OnLlama):
     def make(self) -> Method:
         return WiSEFT([0, 0.5, 1])
-
-    def model(self) -> ModelFactory:
-        return tiny.factory(self.folder)
-
-    def tasks(self) -> Mapping[str, Task]:
-        return tiny.text_tasks()
 
 
 class Adapter(Method):

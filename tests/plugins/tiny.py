@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -15,6 +16,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -22,7 +25,7 @@ from myosotis.cohort import run_trial
 from myosotis.config import TrainerConfig
 from myosotis.interfaces import Context, Method, Model, ModelFactory, Rows, Split, Stage, Task, TaskDataset
 from myosotis.ledger import Score
-from myosotis.testing import make_task
+from myosotis.testing import MethodTestSuite, make_task
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
 from myosotis.workspace import Workspace
 from myosotis_plugins.metrics import CrossEntropy
@@ -90,11 +93,29 @@ def gpt2(attention: str = "sdpa", seed: int = 0) -> GPT2LMHeadModel:
     return _made(GPT2LMHeadModel, config, attention, seed)
 
 
+def opt(attention: str = "sdpa", seed: int = 0) -> OPTForCausalLM:
+    """Make an OPT, whose projections have biases and whose positions have an offset."""
+    config = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        ffn_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        word_embed_proj_dim=16,
+        init_std=0.3,
+    )
+    return _made(OPTForCausalLM, config, attention, seed)
+
+
 def _made(kind: Any, config: Any, attention: str, seed: int) -> Any:
     config._attn_implementation = attention
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return kind(config).eval()
+
+
+MODELS: Mapping[str, Callable[[], Any]] = {"llama": llama, "gpt2": gpt2, "opt": opt}
 
 
 def model(module: Any = None) -> Model:
@@ -173,3 +194,17 @@ def losses(
 def factory(folder: Path, quantization: Literal["none", "8bit", "nf4"] = "none") -> HuggingFace:
     """Give the factory of a folder."""
     return HuggingFace(str(folder), quantization=quantization)
+
+
+class OnLlama(MethodTestSuite):
+    """Checks a method on a tiny Llama from a folder, with two tasks of texts."""
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, llama_folder: Path) -> None:
+        self.folder = llama_folder
+
+    def model(self) -> ModelFactory:
+        return factory(self.folder)
+
+    def tasks(self) -> Mapping[str, Task]:
+        return text_tasks()
