@@ -2,8 +2,9 @@
 
 Each round is a folder of its own, plan first; what the plan measured of cohorts is remembered for the run, as it
 is for a user. Time is the run's, as a process, start and report included; a trial's is its own `seconds`. Memory is
-the most that a trial's result names, disk all that lies in the study's folder. Plans and runs take turns, so that a
-drift of the machine meets both; where others use the machine, the ratios scatter with what they do.
+the most that the command and its workers hold at once, a shared page counted once; disk is all that lies in
+the study's folder. Plans and runs take turns, so that a drift of the machine meets both; where others use the
+machine, the ratios scatter with what they do.
 
     python experiments/benchmarks/plan.py --rounds 5
 """
@@ -11,17 +12,19 @@ drift of the machine meets both; where others use the machine, the ratios scatte
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+
+import psutil
 
 NEAR = 0.3
 """An estimate is near where it is off by no more than this share of the truth."""
@@ -37,42 +40,58 @@ class Pair:
     truth: float
 
 
-def call(folder: Path, *arguments: str) -> tuple[str, float]:
-    """Run a command of this project to its end; give what it printed, and its seconds."""
-    begun = time.perf_counter()
+class Done(NamedTuple):
+    """What a command printed, its seconds, and the most memory that it and its workers held together; bytes."""
+
+    printed: str
+    seconds: float
+    memory: int
+
+
+def call(folder: Path, *arguments: str) -> Done:
+    """Run a command of this project to its end."""
     environment = {**os.environ, "MYOSOTIS_CACHE": str(folder / "cache"), "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        [sys.executable, "-m", "myosotis", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"myosotis {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
-    return done.stdout, time.perf_counter() - begun
+    command = [sys.executable, "-m", "myosotis", *arguments]
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        begun = time.perf_counter()
+        child = psutil.Popen(command, cwd=folder, env=environment, stdout=output, stderr=errors)
+        most = 0
+        while child.poll() is None:
+            most = max(most, _held(child))
+            time.sleep(0.25)
+        seconds = time.perf_counter() - begun
+        output.seek(0)
+        errors.seek(0)
+        if child.returncode:
+            sys.exit(f"myosotis {' '.join(arguments)} failed:\n{errors.read()[-2000:]}")
+        return Done(output.read(), seconds, most)
+
+
+def _held(process: psutil.Process) -> int:
+    """Give what a process and those that it started hold, a page that they share once."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += each.memory_full_info().pss
+    return total
 
 
 def measure(folder: Path, overrides: Sequence[str]) -> Iterator[Pair]:
     """Plan a study, run it, and pair what was said with what it was."""
-    printed, planning = call(folder, "plan", *overrides, "--json")
-    _, seconds = call(folder, "run", *overrides)
-    plan = json.loads(printed)
-    print(f"  planned in {planning:.0f} s, ran in {seconds:.0f} s", flush=True)
+    planned = call(folder, "plan", *overrides, "--json")
+    ran = call(folder, "run", *overrides)
+    plan = json.loads(planned.printed)
+    print(f"  planned in {planned.seconds:.0f} s, ran in {ran.seconds:.0f} s", flush=True)
     results = [json.loads(Path(each["folder"], "result.json").read_text()) for each in plan["trials"]]
     whole = plan["estimate"]
     files = [path for path in Path(plan["folder"]).rglob("*") if path.is_file()]
-    yield Pair("time", "s", whole["seconds"], seconds)
+    yield Pair("time", "s", whole["seconds"], ran.seconds)
     for trial, result in zip(plan["trials"], results, strict=True):
         yield Pair(f"time of {trial['name']}", "s", trial["estimate"]["seconds"], result["seconds"])
-    yield Pair("memory", "MB", whole["memory_bytes"] / 1e6, _most(results, "peak_memory_bytes") / 1e6)
+    yield Pair("memory", "MB", whole["memory_bytes"] / 1e6, ran.memory / 1e6)
     yield Pair("tokens", "", whole["tokens"], sum(result["tokens"] for result in results))
     yield Pair("disk", "MB", whole["disk_bytes"] / 1e6, sum(path.stat().st_size for path in files) / 1e6)
-
-
-def _most(results: Sequence[dict[str, Any]], key: str) -> float:
-    return max(float(result[key]) for result in results)
 
 
 def show(rounds: Sequence[Sequence[Pair]]) -> None:
