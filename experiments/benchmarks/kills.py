@@ -23,8 +23,9 @@ SWEEP = (
     "method=[lora],[lora,replay]",
     "method.lora.rank=2,8",
     "seed=0,1",
-    "trainer.max_steps=120",
-    "trainer.checkpoint_every_n_steps=10",
+    "trainer.max_steps=80",
+    "trainer.checkpoint_every_n_steps=2",  # a run that is killed after ten seconds must have come further
+    "evaluation.limit=16",
     "logger=none",
     "study=killed",
 )
