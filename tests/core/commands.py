@@ -54,6 +54,30 @@ COLUMNS = [
 """The columns of a study's scores: one row a score."""
 
 
+SLOW = """
+import time
+
+from myosotis import hookimpl
+from myosotis.interfaces import Method
+
+MYOSOTIS_API = 1
+
+
+class Slow(Method):
+    def after_step(self, module, context):
+        time.sleep(0.05)
+
+    def before_evaluation(self, task, context):
+        time.sleep(0.1)
+
+
+@hookimpl
+def myosotis_methods():
+    return {"slow": Slow}
+"""
+"""A plugin whose method takes 0.05 s a step and 0.1 s an evaluation."""
+
+
 def toy(*overrides: str) -> list[str]:
     """Give the setting with further overrides; later ones stand for earlier ones of the same key."""
     keys = {override.split("=")[0] for override in overrides}

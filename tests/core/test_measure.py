@@ -18,31 +18,9 @@ from myosotis.plugins import load_registry
 from myosotis.points import expand
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.workspace import Workspace
-from tests.core.commands import run_at, toy
+from tests.core.commands import SLOW, run_at, toy
 
 CPU = choose_runtime("cpu", "32-true")
-
-SLOW = """
-import time
-
-from myosotis import hookimpl
-from myosotis.interfaces import Method
-
-MYOSOTIS_API = 1
-
-
-class Slow(Method):
-    def after_step(self, module, context):
-        time.sleep(0.05)
-
-    def before_evaluation(self, task, context):
-        time.sleep(0.1)
-
-
-@hookimpl
-def myosotis_methods():
-    return {"slow": Slow}
-"""
 
 
 def trials(*overrides: str) -> tuple[list[TrialConfig], Workspace]:

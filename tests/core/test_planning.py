@@ -26,30 +26,9 @@ from myosotis.locks import TrialLock
 from myosotis.measure import Cost, TrialCost
 from myosotis.planning import StudyPlan, standing
 from myosotis.study import load_study, plan_study
-from tests.core.commands import python, run_at, search_path, toy
+from tests.core.commands import SLOW, python, run_at, search_path, toy
 
 MODULES = "tests.toy,tests.core.hazards"
-SLOW = """
-import time
-
-from myosotis import hookimpl
-from myosotis.interfaces import Method
-
-MYOSOTIS_API = 1
-
-
-class Slow(Method):
-    def after_step(self, module, context):
-        time.sleep(0.05)
-
-    def before_evaluation(self, task, context):
-        time.sleep(0.1)
-
-
-@hookimpl
-def myosotis_methods():
-    return {"slow": Slow}
-"""
 
 
 @pytest.fixture(autouse=True)
