@@ -1,0 +1,1 @@
+"""The conformance suites, held against sound plugins and broken ones."""
