@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
@@ -84,15 +84,41 @@ def expand(
         lines = [*_rendered(params), *_rendered(own), *arguments]
         overrides = {str(each.get_key_element()): each for each in compose.parse(lines)}
         given |= overrides
-        for chosen in itertools.product(*(_choices(compose, each) for each in overrides.values())):
-            base = compose.chosen(config_name, [override for override, _ in chosen])
-            kept = [(override, swept) for override, swept in chosen if _has_plugin(base, override)]
-            used |= {str(override.get_key_element()) for override, _ in kept}
-            point = Point(arm, tuple(override for override, _ in kept), _swept(kept, arm))
+        for _, point, keys in sorted(_points(compose, config_name, arm, overrides)):
+            used |= keys
             points.setdefault((arm, tuple(point.lines)), point)
     for key in given.keys() - used:
         raise ConfigurationError(_unused(key, load_registry()))
     return list(points.values())
+
+
+class _Placed(NamedTuple):
+    """A point, with the place among its choices that each override takes, and the keys that it sets."""
+
+    places: tuple[int, ...]
+    point: Point
+    keys: frozenset[str]
+
+
+def _points(
+    compose: Composer, config_name: str, arm: str | None, overrides: Mapping[str, Override]
+) -> Iterator[_Placed]:
+    """Give an arm's points: the groups are chosen first, and then only what has its plugin there is swept."""
+    choices = {key: _choices(compose, each) for key, each in overrides.items()}
+
+    def placed(numbers: Mapping[str, Sequence[int]]) -> Iterator[dict[str, int]]:
+        for places in itertools.product(*(numbers.get(key, (0,)) for key in choices)):
+            yield dict(zip(choices, places, strict=True))
+
+    groups = {key: range(len(each)) for key, each in choices.items() if not is_value(overrides[key])}
+    for chosen in placed(groups):
+        base = compose.chosen(config_name, [choices[key][chosen[key]][0] for key in groups])
+        kept = [key for key, each in overrides.items() if _has_plugin(base, each)]
+        swept = {key: range(len(choices[key])) for key in kept}
+        for places in placed({**swept, **{key: (chosen[key],) for key in groups}}):
+            made = [choices[key][places[key]] for key in kept]
+            point = Point(arm, tuple(override for override, _ in made), _swept(made, arm))
+            yield _Placed(tuple(places.values()), point, frozenset(kept))
 
 
 def _check_arms(arms: Any) -> None:

@@ -172,6 +172,18 @@ def test_arms_are_a_union_times_the_common_sweeps() -> None:
     ]
 
 
+@pytest.mark.timeout(60)
+def test_sweeps_of_other_arms_do_not_multiply() -> None:
+    layers = ",".join(f"[{layer}]" for layer in range(500))
+    found = expanded(
+        {"tied": {"method": ["pull"]}, "still": {"method": ["still"]}},
+        {},
+        "method.pull.strength=range(0,2000)",
+        f"method.still.layers={layers}",
+    )
+    assert [point.arm for point in found] == ["tied"] * 2000 + ["still"] * 500
+
+
 def test_command_stands_for_what_the_study_file_says() -> None:
     found = expanded(
         {"tied": {"method": ["pull"], "method.pull.strength": "1,2"}}, {"seed": "0,1,2"}, "seed=7"
