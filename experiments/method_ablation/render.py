@@ -77,11 +77,11 @@ def _rows(record: StudyRecord) -> pd.DataFrame:
 def _variants(
     record: StudyRecord, rows: pd.DataFrame, base: pd.DataFrame, columns: list[str]
 ) -> Iterator[pd.DataFrame]:
-    """Give the trials' further models, whose setting is the number that their names end with."""
+    """Give the trials' further models; a name such as `alpha=0.3` ends with the setting."""
     for name, scores in record.variants.groupby("variant"):
         own = rows[rows["trial"].isin(scores["trial"])]
         yield own.assign(
-            setting=float(str(name).split()[-1]),
+            setting=float(str(name).rpartition("=")[2]),
             learned=math.nan,
             forgotten=math.nan,
             forgotten_base=own["trial"].map(-_gain(record, base, scores, role="probe")),
