@@ -120,11 +120,12 @@ class PointObjective(Objective):
         return nn.functional.cross_entropy(outputs, batch["labels"])
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
-        batch = self.collate(examples, model)
+        device = next(module.parameters()).device
+        batch = {name: value.to(device) for name, value in self.collate(examples, model).items()}
         outputs = self.forward(module, batch)
         losses = nn.functional.cross_entropy(outputs, batch["labels"], reduction="none")
         hits = outputs.argmax(dim=1) == batch["labels"]
-        return {"hit": hits.numpy(), "loss": losses.double().numpy()}
+        return {"hit": hits.cpu().numpy(), "loss": losses.double().cpu().numpy()}
 
 
 class Hits(Metric):

@@ -130,10 +130,16 @@ def changing(adapted: Adapted) -> dict[str, torch.Tensor]:
 
 
 class CheckpointFolder:
-    """A trial's checkpoints: each is there whole or not at all, and only the newest stay."""
+    """A trial's checkpoints: each is there whole or not at all, and only the newest stay.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they lie.
+        device: where the trial computes; what was on such a device is read back to it.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | None = None) -> None:
         self.folder = folder
+        self.device = device or torch.device("cpu")
 
     def positions(self) -> dict[Position, Path]:
         """List what there is, the oldest first."""
@@ -193,7 +199,7 @@ class CheckpointFolder:
 
     def read(self, at: Position) -> Checkpoint:
         """Read a checkpoint; nothing in it can run code."""
-        state = torch.load(self.positions()[at], map_location="cpu", weights_only=True)
+        state = torch.load(self.positions()[at], map_location=self._place, weights_only=True)
         return Checkpoint(
             at,
             state["changed"],
@@ -201,6 +207,11 @@ class CheckpointFolder:
             Costs(**state["costs"]),
             Training(**state["training"]) if state["training"] else None,
         )
+
+    def _place(self, storage: Any, location: str) -> Any:
+        """Put a tensor where it was: what a method keeps on the CPU may be more than the device has room for."""
+        device = "cpu" if location == "cpu" else str(self.device)
+        return torch.serialization.default_restore_location(storage, device)  # type: ignore[no-untyped-call]
 
     def remove(self) -> None:
         """Remove all of them."""

@@ -142,7 +142,10 @@ class Objective(Plugin):
 
     @abstractmethod
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
-        """Evaluate examples in one batch: the columns that the metrics read. Called without gradients."""
+        """Evaluate examples in one batch: the columns that the metrics read. Called without gradients.
+
+        The module may be on a GPU: move to its device what is made of the examples, and the columns back.
+        """
 
 
 class Metric(Plugin):

@@ -288,7 +288,13 @@ class StageModule(LightningModule):
 def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None:
     parameters = member.adapted.trainable()
     for name, state in member.optimizer_state.items():
-        optimizer.state[parameters[name]] = dict(state)
+        device = parameters[name].device
+        fused = optimizer.defaults.get("fused")
+        optimizer.state[parameters[name]] = {
+            # Where it is not fused, the count of steps stays on the CPU.
+            key: value.to(device) if isinstance(value, Tensor) and (fused or key != "step") else value
+            for key, value in state.items()
+        }
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, member: Member) -> dict[str, dict[str, Any]]:
@@ -455,7 +461,11 @@ def make_engine(trainer: TrainerConfig, runtime: Runtime, steps: int, callbacks:
             enable_model_summary=False,
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        raise ConfigurationError(f"trainer: {error}") from error
+        given = ", ".join(
+            f"trainer.{name}={getattr(trainer, name)}"
+            for name in ("devices", "num_nodes", "strategy", "precision", "gradient_clip_val")
+        )
+        raise ConfigurationError(f"Lightning refuses one of {given}: {error}") from error
 
 
 @contextmanager

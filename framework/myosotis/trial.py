@@ -95,7 +95,7 @@ class TrialRun:
         self.progress = progress
         self.runtime: Runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
         self.tracker = Tracker(folder, trial=config.id)
-        self.checkpoints = CheckpointFolder(folder / "checkpoints")
+        self.checkpoints = CheckpointFolder(folder / "checkpoints", self.runtime.device)
         self.position = START
         self.costs = Costs()
         self.scores: list[Score] = []
@@ -153,6 +153,8 @@ class TrialRun:
         self.adapted = adapt(
             model, self.config.methods, self.context, self.config.trains, self.config.model.blocks
         )
+        # Methods may add modules that were made on the CPU.
+        self.adapted.model.module.to(self.runtime.device)
         self.context = replace(self.context, model=self.adapted.model)
 
     def _base_row(self, model: Model) -> list[Score]:

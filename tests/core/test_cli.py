@@ -100,7 +100,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "accelerator": (["trainer.accelerator=gppu"], ["no value named 'gppu'", "Did you mean gpu"]),
     "folder": (["studies=/dev/null/x"], ["studies must be a folder that can be written to"]),
     "experiment": (["+experiments=nothing"], ["nothing"]),
-    "devices": (["trainer.devices=abc"], ["trainer: `devices`"]),
+    "devices": (["trainer.devices=abc"], ["trainer.devices=abc", "`devices`"]),
     "strategy": (["trainer.strategy=magic"], ["invalid strategy name"]),
     "logger's class": (["+logger._target_=nothing.Logger"], ["logger._target_:", "nothing"]),
     "sweeper": (["hydra/sweeper=basic"], ["hydra/sweeper must be one that knows studies"]),

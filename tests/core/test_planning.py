@@ -136,7 +136,9 @@ def test_a_trial_is_running_while_who_signed_for_it_lives(
     assert standing(run_folder.parent, run_folder).status == "unfinished"
 
 
-@pytest.mark.parametrize(("pid", "host"), [(os.getpid(), socket.gethostname()), (1, "elsewhere")])
+@pytest.mark.parametrize(
+    ("pid", "host"), [(os.getpid(), socket.gethostname()), (1, "elsewhere")], ids=["this", "elsewhere"]
+)
 def test_neither_this_process_nor_one_elsewhere_runs_it(run_folder: Path, pid: int, host: str) -> None:
     signed(run_folder, pid, host)
     assert standing(run_folder.parent, run_folder).status == "unfinished"

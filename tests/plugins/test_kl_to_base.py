@@ -65,8 +65,8 @@ def test_the_teacher_is_the_base_in_every_stage(
 
     def see(module: torch.nn.Module, batch: Batch, outputs: Any, context: Context) -> None:
         with torch.no_grad():
-            teacher = context.tasks[context.rows[0][0]].objective.forward(base, batch)
-        wanted.append(mean_divergence(teacher.float().numpy(), outputs.detach().float().numpy()))
+            teacher = context.tasks[context.rows[0][0]].objective.forward(base.to(outputs.device), batch)
+        wanted.append(mean_divergence(teacher.float().cpu().numpy(), outputs.detach().float().cpu().numpy()))
 
     witness = linear.Witness(see)
     log = linear.train(

@@ -109,7 +109,8 @@ def test_it_is_in_the_loss_of_a_trial_with_a_teacher_of_its_own(
             objective = context.tasks[context.rows[0][0]].objective
             with torch.no_grad():
                 teacher = objective.forward(copies[-1], batch)
-            wanted.append(mean_divergence(teacher.float().numpy(), outputs.detach().float().numpy(), 2))
+            seen = (teacher.float().cpu().numpy(), outputs.detach().float().cpu().numpy())
+            wanted.append(mean_divergence(*seen, 2))
 
     def begin(context: Context) -> None:
         copies.append(copy.deepcopy(context.model.module).eval())

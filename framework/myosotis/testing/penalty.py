@@ -48,7 +48,7 @@ class Penalty:
     def direction(self) -> list[Tensor]:
         """Draw a move of all that trains, of about a tenth of each parameter's size."""
         return [
-            scale * torch.randn(value.shape, generator=self._directions)
+            scale * torch.randn(value.shape, generator=self._directions).to(value.device)
             for value, scale in zip(self._values, self._scales, strict=True)
         ]
 

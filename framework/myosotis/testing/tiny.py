@@ -153,9 +153,10 @@ class TinyObjective(Objective):
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each row's cross-entropy in nats."""
-        batch = self.collate(examples, model)
+        device = next(module.parameters()).device
+        batch = {name: value.to(device) for name, value in self.collate(examples, model).items()}
         losses = nn.functional.cross_entropy(self.forward(module, batch), batch["labels"], reduction="none")
-        return {"loss": losses.double().numpy()}
+        return {"loss": losses.double().cpu().numpy()}
 
 
 class TinyMetric(Metric):
