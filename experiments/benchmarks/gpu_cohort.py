@@ -332,7 +332,13 @@ class Profile:
         averages = self.profiler.key_averages()
         if self.settings.device.type != "cuda":
             return str(averages.table(sort_by="self_cpu_time_total", row_limit=25))
-        busy = sum(each.self_device_time_total for each in averages) / 1e6 / self.elapsed
+        # Operators repeat the time of their kernels, and the optimizer's range that of its whole step.
+        kernels = (
+            each.time_range.elapsed_us()
+            for each in self.profiler.events()
+            if each.device_type == torch.autograd.DeviceType.CUDA and not each.is_user_annotation
+        )
+        busy = sum(kernels) / 1e6 / self.elapsed
         table = averages.table(sort_by="self_device_time_total", row_limit=25)
         return f"device busy for {busy:.0%} of {1000 * self.elapsed / PROFILED:.1f} ms a step\n{table}"
 

@@ -189,7 +189,8 @@ class Run:
 
     def stack(self, weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Put one weight of each trial into a batch."""
-        return torch.stack([weights[trial] for trial in self.trials]).to(dtype)
+        own = [weights[trial] for trial in self.trials]
+        return (own[0][None] if len(own) == 1 else torch.stack(own)).to(dtype)
 
 
 def find_runs(sizes: list[int], scales: Sequence[float], downs: Sequence[Tensor]) -> list[Run]:
@@ -253,10 +254,12 @@ class Batched(torch.autograd.Function):
         of_weights: list[Tensor] = []
         for run, inner, down, up in zip(ctx.runs, saved[::3], saved[1::3], saved[2::3], strict=True):
             of_result = run.matrices(gradients)
-            of_inner = (of_result @ up).mul_(run.scale)
-            of_down = (of_inner.mT @ run.matrices(tokens)).to(ctx.dtype)
-            of_up = (of_result.mT @ inner).mul_(run.scale).to(ctx.dtype)
-            of_weights += [each for pair in zip(of_down, of_up, strict=True) for each in pair]
+            of_inner = of_result @ up
+            # With beta=0 the first argument gives its shape alone.
+            of_down = torch.baddbmm(down, of_inner.mT, run.matrices(tokens), beta=0, alpha=run.scale)
+            of_up = torch.baddbmm(up, of_result.mT, inner, beta=0, alpha=run.scale)
+            pairs = zip(of_down.to(ctx.dtype), of_up.to(ctx.dtype), strict=True)
+            of_weights += [each for pair in pairs for each in pair]
             if ctx.needs_input_grad[0]:
-                torch.bmm(of_inner, down, out=run.matrices(back))
+                run.matrices(back).baddbmm_(of_inner, down, beta=0, alpha=run.scale)
         return back.view(ctx.shape) if ctx.needs_input_grad[0] else None, gradient, None, None, *of_weights
