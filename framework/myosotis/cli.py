@@ -85,9 +85,12 @@ def run(context: typer.Context) -> None:
         _hydra([each for each in context.args if each not in MULTIRUN_FLAGS])
         return
     arguments = _overrides(context, "run")
-    from myosotis.study import run as run_study
+    from myosotis.ahead import started_ahead
 
-    _show(run_study(arguments))
+    with started_ahead(arguments) as server:
+        from myosotis.study import run as run_study
+
+        _show(run_study(arguments, server=server))
 
 
 @app.command(context_settings=PASS_THROUGH)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from myosotis.ahead import PRELOADED
 from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
 from myosotis.cohort import Job
 from myosotis.errors import Interrupted
@@ -31,8 +32,6 @@ from myosotis.resolve import Resolver, TrialConfig
 from myosotis.workers import Died, Finished, ForkServer, Raised, available_cores, gpus
 from myosotis.workspace import Workspace
 
-PRELOADED = ("lightning.pytorch", "transformers", "myosotis.cohort", "myosotis.training")
-"""What the process that starts the workers imports."""
 SMALL_SECONDS = 20.0
 """Less training than this is not worth starting workers, or measuring much, for."""
 Basis = Literal["recorded", "asked for", "remembered", "measured", "alone", "nothing"]
@@ -53,6 +52,7 @@ class Launch:
         jobs: the trials, in the study's order.
         configs: each job's configuration.
         stackable: whether each trial's model can share a forward pass, by its id.
+        ahead: a process that workers can come from, where one was started before; used once.
         measures: whether it may time steps to choose how many trials train at once.
         basis: by what that was chosen; for a trial by itself there is nothing to choose.
         measured: what it was chosen from.
@@ -68,6 +68,7 @@ class Launch:
     options: Options
     stopping: Stopping = field(default_factory=Stopping)
     memory: Memory = field(default_factory=Memory)
+    ahead: ForkServer | None = None
     measures: bool = True
     basis: Basis = "recorded"
     measured: Sequence[Measured] = ()
@@ -326,15 +327,16 @@ class Launch:
         """Give the process that workers come from, which may not be ready yet."""
         if self._server is None:
             self._open.callback(setattr, self, "_server", None)
+            self._server = self._open.enter_context(self.ahead or ForkServer(PRELOADED))
+            self.ahead = None
             loggers = {str(config.logger.get("_target_")) for config in self.configs if config.logger}
-            own = ("wandb",) if any(each.endswith(".WandbRun") for each in loggers) else ()
-            self._server = self._open.enter_context(ForkServer((*PRELOADED, *own)))
             self._server.prepare(
                 "myosotis.local:prepare",
                 Preparation(
                     self.workspace.studies,
                     list(self.jobs),
                     dict(self.resolver._fingerprints),
+                    modules=("wandb",) if any(each.endswith(".WandbRun") for each in loggers) else (),
                     load=not gpus(),
                 ),
                 wait=False,

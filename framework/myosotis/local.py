@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
 import time
@@ -210,11 +211,12 @@ def run_here(queue: Queue, resolver: Resolver, workspace: Workspace) -> None:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the process that starts the workers is told: it loads what they share."""
+    """What the process that starts the workers is told: it imports and loads what they share."""
 
     studies: Path
     jobs: Sequence[Job]
     fingerprints: Mapping[str, str]
+    modules: Sequence[str]
     load: bool
 
 
@@ -228,6 +230,8 @@ class Prepared:
 
 def prepare(argument: Preparation) -> Prepared:
     """Load what every worker needs, once; called where workers are forked."""
+    for name in argument.modules:
+        importlib.import_module(name)
     registry = load_registry()
     resolver = Resolver(registry, dict(argument.fingerprints))
     workspace = Workspace(argument.studies, registry)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from myosotis.cohort import Job
     from myosotis.launching import Launch
     from myosotis.planning import StudyPlan
+    from myosotis.workers import ForkServer
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,15 @@ class PlannedTrial:
     overrides: tuple[str, ...]
 
 
-def run(overrides: Sequence[str], config_name: str = "config") -> StudyRecord:
+def run(
+    overrides: Sequence[str], config_name: str = "config", server: ForkServer | None = None
+) -> StudyRecord:
     """Run the study that overrides describe, or what is left of it, and write its report.
 
     Args:
         overrides: Hydra's override grammar, as on the command line.
         config_name: the primary configuration.
+        server: a process that workers can come from, where one was started ahead.
 
     Raises:
         ConfigurationError: before anything is run.
@@ -77,7 +81,7 @@ def run(overrides: Sequence[str], config_name: str = "config") -> StudyRecord:
         sweeper = Plugins.instance().instantiate_sweeper(
             config=master,
             hydra_context=_hydra_context(compose, master),
-            task_function=TrialTask(load_registry(), Path(master.studies).absolute(), config_name),
+            task_function=TrialTask(load_registry(), Path(master.studies).absolute(), config_name, server),
         )
         return sweeper.sweep(arguments)  # type: ignore[no-any-return]
 
@@ -269,10 +273,13 @@ def plan(
 class TrialTask:
     """Hydra's task function: runs the trial of one composed configuration, or a study's trials together."""
 
-    def __init__(self, registry: Registry, studies: Path, config_name: str) -> None:
+    def __init__(
+        self, registry: Registry, studies: Path, config_name: str, server: ForkServer | None = None
+    ) -> None:
         from myosotis.workspace import Workspace
 
         self.config_name = config_name
+        self.server = server
         self.workspace = Workspace(studies, registry)
         self.resolver = Resolver(registry)
         self.study = ""
@@ -366,6 +373,7 @@ class TrialTask:
             self.workspace,
             self.progress,
             options,
+            ahead=self.server,
         )
 
     def _run(self, launch: Launch) -> dict[str, str]:
