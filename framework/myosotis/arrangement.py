@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from myosotis.ledger import cache_folder, content_hash, write_json
+from myosotis.workers import available_cores
 
 START_SECONDS = 3.0
 """What starting worker processes costs a study once, beside what goes on meanwhile."""
@@ -92,7 +92,7 @@ def machine() -> Mapping[str, object]:
     return {
         "host": platform.node(),
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "torch": torch.__version__,
         "gpus": [torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())],
     }

@@ -28,12 +28,17 @@ from myosotis.prefix_store import PrefixStore
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.seeds import restore_random_state
 from myosotis.stacking import Stack, obstacle
-from myosotis.trial import TrialRun
+from myosotis.trial import TrialRun, write_error
 from myosotis.variants import score_variants
 from myosotis.workspace import Workspace
 
 if TYPE_CHECKING:
     from myosotis.training import Member
+
+
+RAISED = (Exception, SystemExit)
+"""What a trial's plugins may raise; one that asks for the process's end must not end the others' either."""
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,19 @@ def run_cohort(
     """
     cohort = Cohort(workspace, control)
     for job in jobs:
-        cohort.add(_run_of(job, job.resolve(resolver), workspace, control))
+        try:
+            config = job.resolve(resolver)
+        except RAISED as error:
+            _fail_unresolved(job, error, control)
+        else:
+            cohort.add(_run_of(job, config, workspace, control))
     try:
         cohort.run()
         return
     except Interrupted:
         cohort.stop()
         raise
-    except Exception as error:
+    except RAISED as error:
         left = [job for job in jobs if job.id in cohort.runs]
         if len(left) == 1:
             cohort.fail(cohort.runs[left[0].id], error)
@@ -112,8 +122,9 @@ def run_cohort(
             trial_log(job.id).warning(
                 "a step of %d trials together failed (%s); half as many go on", len(left), text
             )
+    cohort.close()  # each half opens its loggers anew
     del cohort
-    _free_memory()
+    free_cached_memory()
     for half in (left[: len(left) // 2], left[len(left) // 2 :]):
         run_cohort(half, resolver, workspace, control)
 
@@ -129,10 +140,21 @@ def run_trial(config: TrialConfig, folder: Path, study: str, name: str, workspac
     cohort.add(run)
     try:
         cohort.run()
-    except Exception as error:
+    except RAISED as error:
         cohort.fail(run, error)
     for failure in cohort.failures.values():
         raise failure
+
+
+def _fail_unresolved(job: Job, error: BaseException, control: Control) -> None:
+    """Give a trial up whose plugins cannot be made."""
+    trial_log(job.id).error("failed", exc_info=error)
+    write_error(job.folder, error)
+    control.tell(Event(job.id, "failed", error=_in_one_line(error)))
+
+
+def _in_one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _run_of(job: Job, config: TrialConfig, workspace: Workspace, control: Control) -> TrialRun:
@@ -154,7 +176,8 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _free_memory() -> None:
+def free_cached_memory() -> None:
+    """Give back what nothing refers to, on a GPU too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -172,7 +195,7 @@ class Cohort:
     workspace: Workspace
     control: Control
     runs: dict[str, TrialRun] = field(default_factory=dict)
-    failures: dict[str, Exception] = field(default_factory=dict)
+    failures: dict[str, BaseException] = field(default_factory=dict)
     _stacks: dict[tuple[str, ...], Stack | None] = field(default_factory=dict)
     _since: float = field(default_factory=time.perf_counter)
 
@@ -195,22 +218,25 @@ class Cohort:
             self._run_stage([run for run in self.runs.values() if run.stages_done + 1 == index], index)
             self._finish()
 
-    def fail(self, run: TrialRun, error: Exception) -> None:
+    def fail(self, run: TrialRun, error: BaseException) -> None:
         """Give a trial up; the others go on."""
         del self.runs[run.config.id]
         self.failures[run.config.id] = error
         trial_log(run.config.id).error("failed", exc_info=error)
         run.fail(error)
-        text = (str(error).splitlines() or [""])[0]
-        passing = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        message = f"{type(error).__name__}: {text}"
-        self.control.tell(Event(run.config.id, "failed", error=message, passing=passing))
+        passing = isinstance(error, OUT_OF_MEMORY)
+        self.control.tell(Event(run.config.id, "failed", error=_in_one_line(error), passing=passing))
 
     def stop(self) -> None:
+        """Close what is open of the trials that have not ended, and tell so."""
+        self.close()
+        for name in self.runs:
+            self.control.tell(Event(name, "stopped"))
+
+    def close(self) -> None:
         """Close what is open of the trials that have not ended."""
         for run in self.runs.values():
             run.interrupt()
-            self.control.tell(Event(run.config.id, "stopped"))
 
     @contextlib.contextmanager
     def _attributed(self, run: TrialRun) -> Iterator[None]:
@@ -219,7 +245,7 @@ class Cohort:
             yield
         except Interrupted:
             raise
-        except Exception as error:
+        except RAISED as error:
             self.fail(run, error)
 
     def _alive(self, runs: Sequence[TrialRun]) -> list[TrialRun]:

@@ -12,7 +12,7 @@ import torch
 
 from myosotis.ahead import PRELOADED
 from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
-from myosotis.cohort import Job
+from myosotis.cohort import Job, free_cached_memory
 from myosotis.errors import Interrupted
 from myosotis.grouping import Cohort, divided, sets, shape
 from myosotis.ledger import read_json, write_json
@@ -101,8 +101,19 @@ class Launch:
         if workers == 1:
             run_here(queue, self.resolver, self.workspace)
             return
-        environments = [{"CUDA_VISIBLE_DEVICES": device} for device in gpus()] or [{}]
-        run_in_workers(queue, self._started_server(), workers, environments)
+        # What was loaded to measure would share a GPU with the worker that gets it.
+        self.workspace.give_up_base()
+        free_cached_memory()
+        run_in_workers(queue, self._started_server(), workers, self._environments())
+
+    def _gpus(self) -> list[str]:
+        """List the GPUs that the trials may use."""
+        on_cpu = all(config.trainer.accelerator == "cpu" for config in self.configs)
+        return [] if on_cpu else gpus()
+
+    def _environments(self) -> list[dict[str, str]]:
+        """Give the environment variables of each worker, in turn: of several GPUs each gets one."""
+        return [{"CUDA_VISIBLE_DEVICES": device} for device in self._gpus()] or [{}]
 
     # Ahead of it
 
@@ -191,7 +202,7 @@ class Launch:
 
     def _arrangement(self, configs: Sequence[TrialConfig], groups: Sequence[Sequence[str]]) -> Arrangement:
         """Choose by what is asked for, by what is known of this machine, or by measuring."""
-        devices, cores = gpus(), available_cores()
+        devices, cores = self._gpus(), available_cores()
         most_workers = len(devices) or min(cores, len(configs))
         workers, cohort = self.options.workers, self.options.cohort
         largest = max(len(group) for group in groups)
@@ -247,13 +258,17 @@ class Launch:
             self.memory.remember(key, found)
             self.basis = "measured"
         self.measured = found
-        return [each for each in found if each.arrangement.cohort <= largest]
+        return [
+            each
+            for each in found
+            if each.arrangement.cohort <= largest and each.arrangement.workers <= workers
+        ]
 
     def _is_enough(self, found: Sequence[Measured], config: TrialConfig, workers: int, largest: int) -> bool:
         """Tell whether what is remembered was measured for as large a cohort, and in workers where they may pay."""
         if not found or max(each.arrangement.cohort for each in found) < min(largest, SIZES[-1]):
             return False
-        in_workers = any(each.arrangement.workers > 1 for each in found)
+        in_workers = max(each.arrangement.workers for each in found) >= workers
         return in_workers or not self._pays(found[0], config, workers)
 
     def _pays(self, alone: Measured, config: TrialConfig, workers: int) -> bool:
@@ -269,7 +284,7 @@ class Launch:
         if not self._pays(here[0], configs[0], workers):
             return here
         alone = Arrangement(workers, _threads(workers, available_cores()), 1)
-        if gpus():  # each has a device of its own, and the same speed on it
+        if self._gpus():  # each has a device of its own, and the same speed on it
             return here + [
                 Measured(replace(alone, cohort=each.arrangement.cohort), each.step_seconds) for each in here
             ]
@@ -305,20 +320,26 @@ class Launch:
 
     def _time_in_workers(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
         """Time the same in all workers at once: they share the machine."""
-        server = self._started_server()
-        workers = [server.start_worker(arrangement.threads) for _ in range(arrangement.workers)]
-        for worker in workers:
-            worker.submit("myosotis.local:timed", list(jobs))
+        server, environments = self._started_server(), self._environments()
+        workers = [
+            server.start_worker(arrangement.threads, environments[number % len(environments)])
+            for number in range(arrangement.workers)
+        ]
         costs: list[Cost | None] = []
-        for worker in workers:
-            message = worker.receive()
-            worker.kill()
-            if isinstance(message, Raised):
-                raise message.error
-            if isinstance(message, Died):
-                raise MemoryError(str(message))
-            assert isinstance(message, Finished)
-            costs.append(message.result)
+        try:
+            for worker in workers:
+                worker.submit("myosotis.local:timed", list(jobs))
+            for worker in workers:
+                message = worker.receive()
+                if isinstance(message, Raised):
+                    raise message.error
+                if isinstance(message, Died):
+                    raise MemoryError(str(message))
+                assert isinstance(message, Finished)
+                costs.append(message.result)
+        finally:
+            for worker in workers:
+                worker.kill()
         return max(
             (each for each in costs if each is not None), key=lambda cost: cost.step_seconds, default=None
         )
@@ -337,7 +358,7 @@ class Launch:
                     list(self.jobs),
                     dict(self.resolver._fingerprints),
                     modules=("wandb",) if any(each.endswith(".WandbRun") for each in loggers) else (),
-                    load=not gpus(),
+                    load=not self._gpus(),
                 ),
                 wait=False,
             )

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from myosotis.cohort import Control, Job, run_cohort
+from myosotis.cohort import OUT_OF_MEMORY, Control, Job, run_cohort
 from myosotis.errors import Interrupted
 from myosotis.events import Event
 from myosotis.ledger import status, write_text
@@ -131,15 +131,21 @@ class Queue:
             self._fail(job, event.error)
         self.progress.take(event)
 
-    def died(self, unit: Unit, reason: str) -> None:
-        """Try the trials of a unit whose process is gone again, apart where they are several."""
+    def died(self, unit: Unit, reason: str, passing: bool = True) -> None:
+        """Try the trials of a unit that ended as a whole again, apart where they are several.
+
+        Args:
+            unit: what ended.
+            reason: why.
+            passing: whether the same may go well another time; else trials are only told apart.
+        """
         left = [job for job in unit.jobs if job.id not in self.ended and status(job.folder) != "finished"]
         for job in unit.jobs:
             if job not in left and job.id not in self.ended:
                 self.take(unit, Event(job.id, "finished"))
         if not left or self.stopping():
             return
-        if unit.attempts <= self.retries:
+        if passing and unit.attempts <= self.retries:
             self.progress.note(f"{reason}; {_counted(len(left))} begun again from the last checkpoint")
             self.waiting.append(Unit(left, unit.threads, unit.attempts))
             return
@@ -308,7 +314,8 @@ def run_in_workers(
                 queue.died(unit, str(message))
             elif isinstance(message, Raised):
                 idle.append(worker)
-                queue.died(unit, f"{type(message.error).__name__}: {message.error}")
+                text = f"{type(message.error).__name__}: {message.error}"
+                queue.died(unit, text, passing=isinstance(message.error, OUT_OF_MEMORY))
             else:
                 idle.append(worker)
 

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from myosotis import forgetting
+from myosotis.adaptation import Adapted
 from myosotis.interfaces import Method
 from myosotis.ledger import Score
 from myosotis.resolve import TrialConfig
+from myosotis.stacking import Branch
 
 
 def kept_bytes(method: Method) -> int:
@@ -24,6 +26,16 @@ def kept_bytes(method: Method) -> int:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.tell()
+
+
+def resting_bytes(adapted: Adapted, branch: Branch) -> int:
+    """Measure what methods have added to the base that trained in an earlier stage and rests now."""
+    base = {id(tensor) for snapshot in branch.before.values() for tensor in snapshot.tensors.values()}
+    return sum(
+        each.numel() * each.element_size()
+        for each in adapted.ever_trainable().values()
+        if not each.requires_grad and id(each) not in base
+    )
 
 
 def columns(config: TrialConfig) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from myosotis.interfaces import (
 from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
-from myosotis.outcome import columns, headline, kept_bytes
+from myosotis.outcome import columns, headline, kept_bytes, resting_bytes
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
@@ -64,6 +64,13 @@ def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], out
         outline=outline,
         stages=config.stages,
     )
+
+
+def write_error(folder: Path, error: BaseException) -> None:
+    """Write down what befell a trial."""
+    text = "".join(traceback.format_exception(error))
+    with suppress(StorageError):  # on a full disk, the first error is the one to tell
+        write_text(folder / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
 
 
 class TrialRun:
@@ -374,7 +381,9 @@ class TrialRun:
 
     def scored(self, scores: Sequence[Score]) -> None:
         """Take scores in; what is in the file is always whole."""
-        self.scores += scores
+        places = {(each.stage, each.step) for each in scores}
+        # A trial that was killed between a stage's scores and its end has them already.
+        self.scores = [each for each in self.scores if (each.stage, each.step) not in places] + list(scores)
         write_scores(self.folder / "scores.jsonl", self.scores)
 
     def end_stage(self, stage: Stage) -> None:
@@ -430,6 +439,7 @@ class TrialRun:
             "trainable": parameters_by_module(trainable),
             "realised_mixture": self.costs.realised,
             "kept_bytes": {name: kept_bytes(each) for name, each in self.config.methods.items()},
+            "resting_bytes": resting_bytes(self.adapted, self.branch),
             "cohort": list(self.cohort),
             "cost": {
                 "seconds": self.costs.seconds,
@@ -445,11 +455,9 @@ class TrialRun:
         self.checkpoints.remove()
         self._tell_end("finished")
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Write down what befell the trial."""
-        text = "".join(traceback.format_exception(error))
-        with suppress(StorageError):  # on a full disk, the first error is the one to tell
-            write_text(self.folder / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
+        write_error(self.folder, error)
         self.tracker.fail()
         self._tell_end("failed")
 

@@ -56,7 +56,7 @@ class Hazard(Method):
     """Do harm once, at a step of the second stage.
 
     Args:
-        harm: `kill` the process, `raise`, run out of `memory`, fill the `disk`; `none` does nothing.
+        harm: `kill` the process, `interrupt` it, `raise`, `exit`, run out of `memory`; `none` does nothing.
         step: when.
         once: a file that says that it is done; without one it is done every time.
     """
@@ -80,7 +80,7 @@ class Hazard(Method):
         if self.harm == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
             return
-        raise {"raise": RuntimeError, "memory": MemoryError}[self.harm]("harm")
+        raise {"raise": RuntimeError, "exit": SystemExit, "memory": MemoryError}[self.harm]("harm")
 
 
 class Together(Method):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,14 @@ def test_adapters_on_adapters_are_refused(name: str) -> None:
 def test_values_out_of_range_are_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="rank must be at least 1, but got 0"):
         METHODS[name](rank=0)
+
+
+@pytest.mark.parametrize("kind", list(METHODS))
+def test_the_manifest_has_the_bytes_of_the_adapters_that_rest(
+    kind: str, llama_folder: Path, tmp_path: Path
+) -> None:
+    run(METHODS[kind](rank=2), llama_folder, tmp_path)
+    result = json.loads((tmp_path / "trial" / "result.json").read_text())
+    manifest = json.loads((tmp_path / "trial" / "manifest.json").read_text())
+    # Of three stages' adapters, in float32, two rest in the last stage.
+    assert manifest["resting_bytes"] == 4 * result["trainable_parameters"] * 2 / 3
