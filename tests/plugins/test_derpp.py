@@ -135,6 +135,26 @@ def test_der_compares_logits_alone() -> None:
     assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_a_row_of_two_epochs_is_compared_with_the_logits_of_both() -> None:
+    torch.manual_seed(0)
+    of = nn.Linear(4, 3)
+    method = DERPP(alpha=1, beta=0, batch_size=100)
+    points = torch.tensor(linear.points(tiny_tasks()["first"])[0][:8]).float()
+    earlier = []
+    context = linear.context(of)
+    batch, _, seen = linear.looking_at(context, "first", range(8))
+    for _ in range(2):
+        earlier.append(of(points).detach())
+        method.penalty(of, batch, of(batch["features"]), seen)
+        with torch.no_grad():
+            of.weight += torch.randn_like(of.weight)
+    assert len({id(example) for (_, example), _ in method.buffer.items}) == 8
+    found = looked_at(method, of, range(8, 12))
+    assert found is not None
+    wanted = np.mean([(of(points) - each).square().mean().item() for each in earlier])
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
 def test_the_labels_term_is_the_loss_on_the_rows_that_are_kept() -> None:
     torch.manual_seed(0)
     of = nn.Linear(4, 3)

@@ -14,10 +14,13 @@ from torch import nn
 
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Method, Rows, Share, Split, Stage, Task
-from myosotis.testing import MethodTestSuite, TinyTask, make_task, tiny_tasks
+from myosotis.testing import MethodTestSuite, TinyTask, make_task, refusal, tiny_tasks
+from myosotis_plugins.methods.adapter_per_task import AdapterPerTask
 from myosotis_plugins.methods.ewc import EWC
 from myosotis_plugins.methods.freeze import Freeze
+from myosotis_plugins.methods.inc_lora import IncLoRA
 from myosotis_plugins.methods.lora import LoRA
+from myosotis_plugins.methods.olora import OLoRA
 from myosotis_plugins.methods.replay import Replay
 from tests.plugins import linear, tiny
 
@@ -277,6 +280,20 @@ def test_only_what_trains_is_held(llama_folder: Path, tmp_path: Path) -> None:
     assert {name.split(".")[2] for name in freeze.importance if "layers" in name} == {"2"}
     assert all((each >= 0).all() for each in freeze.importance.values())
     assert sum(float(each.sum()) for each in freeze.importance.values()) > 0
+
+
+@pytest.mark.parametrize("method", [IncLoRA, OLoRA, AdapterPerTask])
+def test_adapters_that_the_next_stage_does_not_train_are_refused(
+    method: type[Method], llama_folder: Path, tmp_path: Path
+) -> None:
+    reason = refusal(
+        lambda: {"stages": method(rank=2), "ewc": EWC()},  # type: ignore[call-arg]
+        tmp_path / "trial",
+        tiny.factory(llama_folder),
+        tiny.text_tasks(),
+    )
+    assert reason is not None
+    assert "every stage must train the same parameters" in reason
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,14 @@ def test_stages_with_adapters_of_their_own_are_refused_before_they_train() -> No
         method.begin_stage(STAGES[0], replace(context, stage=STAGES[0]))
 
 
+@pytest.mark.parametrize("kind", ["ties", "dare_linear"])
+def test_adapters_that_begin_with_something_are_not_pruned(kind: Kind) -> None:
+    method = Merge(kind=kind)
+    _, context = begun(method, LoRA(rank=2, initialization="pissa"))
+    with pytest.raises(ConfigurationError, match="must have adapters that begin at 0"):
+        method.begin_stage(STAGES[0], replace(context, stage=STAGES[0]))
+
+
 def test_a_stage_that_trains_less_is_refused() -> None:
     method = Merge()
     adapted, context = begun(method)

@@ -126,6 +126,17 @@ def test_a_named_dataset_is_replayed_in_every_stage_in_place_of_earlier_tasks() 
         assert counts == Counter(new=150, probe=50)
 
 
+@pytest.mark.parametrize("buffer", [None, 4])
+def test_a_task_that_is_trained_again_is_not_replayed_beside_itself(buffer: int | None) -> None:
+    found = mixture(Replay(share=0.25, buffer=buffer), ["old", "new"])
+    assert [each.task for each in found] == ["new", "old"]
+    assert [each.share.start for each in found] == [0.75, 0.25]
+
+
+def test_a_task_that_alone_was_seen_and_is_trained_again_has_nothing_to_replay() -> None:
+    assert mixture(Replay(share=0.25), ["new"]) == mixture(Replay(share=0), [])
+
+
 def test_a_ramp_keeps_its_shape() -> None:
     ramp = mixture(Replay(share=0.2), ["old"], Share(0.5, 1))[0].share
     assert (ramp.start, ramp.end) == (pytest.approx(0.4), pytest.approx(0.8))

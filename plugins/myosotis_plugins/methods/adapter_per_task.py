@@ -23,7 +23,8 @@ class AdapterPerTask(Method):
     are not: an upper bound for them, not a competitor. A stage on several tasks trains one adapter for all of
     them. The base runs without dropout, and layers that another method freezes get no adapter.
 
-    All adapters are made before the first stage. What is saved is a folder with one PEFT folder for each stage
+    Cost: LoRA's at a step, and the memory of an adapter for every stage: all are made before the first one. What
+    is saved is a folder with one PEFT folder for each stage
     that trains: `stage1`, `stage2`.
 
     Args:

@@ -28,6 +28,9 @@ class Adapters(Method):
     arXiv:2005.00247) one after the feed-forward part. Both papers adapt BERT, with norms after the residuals that
     train too; here the norms are frozen, and Pfeiffer's adapter stands before the residual as well.
 
+    Cost: two narrow products and an activation more a sublayer, one after the other, which no merging into the
+    weights can take away afterwards; gradients and the optimizer's numbers for the adapters alone.
+
     PEFT has no such adapters. What is saved is `bottleneck_adapters.safetensors`, with the settings beside it in a
     JSON file; `load_bottlenecks` of the module `bottleneck` puts them onto the base again.
 

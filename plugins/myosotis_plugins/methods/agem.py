@@ -22,7 +22,9 @@ class AGEM(Method):
 
     Where g · r < 0, g ← g − (g · r / r · r) r: the nearest gradient that does not oppose r, the gradient of the
     mean loss on rows drawn anew from the memory at each step; both of everything that the step moves, as one
-    vector. Each task keeps rows of the first stage that trains it, a uniform sample.
+    vector. Each task keeps rows of the first stage that trains it, a uniform sample. The paper steps by plain
+    gradient descent; AdamW's running means, its scaling and weight decay may move against r all the same, and so
+    does a method that drops gradients afterwards: name `freeze` with `unfreeze_every` before this one.
 
     Cost: from the second stage on, one forward and one backward pass of `batch_size` rows an optimizer step
     (at the weights' own precision, whatever `trainer.precision` is), and a second gradient in memory; at a

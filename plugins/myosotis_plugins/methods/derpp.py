@@ -41,6 +41,7 @@ class DERPP(Method):
         batch_size: how many are drawn for each term.
     """
 
+    version = 2
     paper = (
         "Buzzega et al. 2020, Dark Experience for General Continual Learning: a Strong, Simple Baseline, "
         "arXiv:2004.07211"
@@ -93,11 +94,14 @@ class DERPP(Method):
 
 def _distance(kept: Sequence[Kept], module: nn.Module, context: Context) -> Loss:
     """Give the mean squared distance of the logits of now from those that were kept."""
-    earlier = {id(example): logits for (_, example), logits in kept}
+    # A row that came by in several epochs may be kept more than once.
+    earlier: dict[int, list[Tensor]] = {}
+    for (_, example), logits in kept:
+        earlier.setdefault(id(example), []).append(logits)
     distances = []
     for group in context.make_batch([row for row, _ in kept]).groups:
         now = own_logits(group.objective.forward(module, group.batch), group.batch)
-        then = torch.cat([earlier[id(example)] for _, example in group.rows]).to(now.device)
+        then = torch.cat([earlier[id(example)].pop(0) for _, example in group.rows]).to(now.device)
         distances.append(functional.mse_loss(wide(now), wide(then)) * (len(group.rows) / len(kept)))
     return torch.stack(distances).sum()
 

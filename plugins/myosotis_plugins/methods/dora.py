@@ -23,7 +23,7 @@ class DoRA(Method):
     goes through ‖V‖, as the paper's section 4.3 proposes. The base runs without dropout, and layers that another
     method freezes get no adapter.
 
-    Each forward pass multiplies B and A out and takes the norms of every layer's weight, quantized ones
+    Cost: each forward pass multiplies B and A out and takes the norms of every layer's weight, quantized ones
     dequantized for it: more time, and memory for one weight at a time. On a CPU, bases in 8 bits are refused.
 
     Args:

@@ -12,6 +12,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Batch, Context, Loss, Method, Stage
 from myosotis_plugins.methods.memory import Reservoir, stage_rows
+from myosotis_plugins.methods.scaled_lora import has_one_for_each_stage
 from myosotis_plugins.methods.snapshots import placed, training, without_dropout
 
 MYOSOTIS_API = 1
@@ -23,9 +24,10 @@ class EWC(Method):
     penalty = strength / 2 · Σ_k Σ_i F_k,i (θ_i − θ*_k,i)², over earlier stages k and what trains, i. F_k is
     the diagonal of the empirical Fisher information: the mean, over examples drawn from the stage's own
     tasks, of the squared gradient of one example's loss (its mean over tokens) by its true labels, without
-    dropout. The sum over k is kept as one quadratic, Σ_i F_i (θ_i − θ̄_i)² + c, with F = Σ_k F_k and θ̄ the
-    mean of θ*_k weighted by F_k: the same value and gradient in the memory of one stage. `online`: instead,
-    F ← decay · F + F_k and θ̄ = θ*_k (Schwarz et al. 2018).
+    dropout; the Fisher information of the paper is by labels that the model draws. The sum over k is kept as one
+    quadratic, Σ_i F_i (θ_i − θ̄_i)² + c, with F = Σ_k F_k and θ̄ the mean of θ*_k weighted by F_k: the same value
+    and gradient in the memory of one stage. `online`: instead, F ← decay · F + F_k and θ̄ = θ*_k (Schwarz et al.
+    2018).
 
     Cost: two float32 numbers for each that trains; at a stage's end a pass over its data without the model,
     and a forward and a backward pass for each example; at a step no further pass.
@@ -59,6 +61,18 @@ class EWC(Method):
         self.importance: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
         self.rest = 0.0
+
+    def begin_stage(self, stage: Stage, context: Context) -> None:
+        """Change nothing.
+
+        Raises:
+            ConfigurationError: a method gives each stage parameters of its own, which this would never hold.
+        """
+        if self.strength and has_one_for_each_stage(context.model.module):
+            raise ConfigurationError(
+                "every stage must train the same parameters, so that those an earlier stage needs can be held, "
+                "but a method gives each its own; leave out ewc, or that method"
+            )
 
     def penalty(self, module: nn.Module, batch: Batch, outputs: Any, context: Context) -> Loss | None:
         """Give the weighted squared distance; None in the first stage."""

@@ -22,6 +22,8 @@ MYOSOTIS_API = 1
 class Finetuned(Method):
     """Put what an earlier training gave onto the base: a PEFT adapter, or whole weights.
 
+    Cost: an adapter's products in every forward pass; of whole weights, none.
+
     Args:
         path: the folder of the adapter or of the weights.
     """

@@ -23,7 +23,10 @@ class Freeze(Method):
     With `unfreeze_every`, of what is not frozen for good each stage begins to train the last block and what
     follows it; one block more joins every so many optimizer steps, and last what comes before the blocks. What
     rests has no gradient when the optimizer steps, so that nothing of it moves, by weight decay neither. The
-    paper adds a layer an epoch, and begins once. The backward pass goes through resting blocks all the same.
+    paper adds a layer an epoch, and begins once.
+
+    Cost: none; what is frozen takes no gradient and no numbers of the optimizer, and where the first blocks are,
+    they are computed once an example. The backward pass goes through resting blocks all the same.
 
     Args:
         first: the embeddings and this many blocks from the input; 0 freezes nothing.

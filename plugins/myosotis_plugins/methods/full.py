@@ -11,7 +11,10 @@ MYOSOTIS_API = 1
 
 
 class Full(Method):
-    """Train every parameter of the base that nothing freezes: every hook's default."""
+    """Train every parameter of the base that nothing freezes: every hook's default.
+
+    Cost: beside the weights, a gradient and AdamW's two numbers for each, 16 bytes a parameter in float32.
+    """
 
 
 @hookimpl

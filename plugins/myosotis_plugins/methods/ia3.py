@@ -22,6 +22,8 @@ class IA3(Method):
     layers that another method freezes get no factors. Where a layer makes queries, keys and values at once, as
     in GPT-2, all three are rescaled; the paper leaves queries alone.
 
+    Cost: one multiplication a target more; the backward pass goes through the base down to the first target.
+
     Args:
         targets: names of layers; where not given, those that PEFT knows for the model's architecture: mostly
             keys, values and the last layer of the feed-forward part.

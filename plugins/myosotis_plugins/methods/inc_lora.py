@@ -22,8 +22,9 @@ class IncLoRA(Method):
     begins where the one before it ended. It is the baseline IncLoRA that O-LoRA is held against. The base runs
     without dropout, and layers that another method freezes get no adapter.
 
-    All adapters are made before the first stage; from stage to stage the forward pass has one product more. What
-    is saved is one PEFT folder with their sum, of as many times the rank as there are stages that train.
+    Cost: LoRA's, and from stage to stage one more adapter in the forward pass; all are made before the first
+    stage. What is saved is one PEFT folder with their sum, of as many times the rank as there are stages that
+    train.
 
     Args:
         rank: rows of each A and columns of each B.

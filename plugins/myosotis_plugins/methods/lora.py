@@ -32,6 +32,9 @@ class LoRA(Method):
     ordinary adapter for the untouched base, of twice the rank: scale (B A − B₀ A₀). They need weights that
     are not quantized, and take one decomposition a layer before the training.
 
+    Cost: two narrow products more a layer, forward and backward; gradients and the optimizer's numbers for the
+    adapters alone. The backward pass goes through the whole base; of its weights it makes no gradients.
+
     Args:
         rank: rows of A and columns of B.
         alpha: the scale's numerator; where not given, twice the rank, and 16 with rslora.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Context, Method, Model, Stage
-from myosotis_plugins.methods.scaled_lora import lora_layers
+from myosotis_plugins.methods.scaled_lora import begins_at_zero, has_one_for_each_stage
 from myosotis_plugins.methods.snapshots import training
 from myosotis_plugins.quiet import quiet_libraries
 
@@ -90,17 +90,27 @@ class Merge(Method):
         """Go back to the start.
 
         Raises:
-            ConfigurationError: another stage trains other parameters.
+            ConfigurationError: another stage trains other parameters, or LoRA's A and B cannot be merged apart.
         """
         parameters = training(context.model.module)
-        self.start = self.start or _copies(parameters)
-        several = any(len(layer.scaling) > 1 for layer in lora_layers(context.model.module))
+        if not self.start:
+            self._check_start(context.model.module)
+            self.start = _copies(parameters)
+        several = has_one_for_each_stage(context.model.module)
         if several or parameters.keys() != self.start.keys():
             raise ConfigurationError(
                 "every stage must train the same parameters, so that what they change can be merged, but a "
                 "method gives each its own; leave out merge, or that method"
             )
         _fill(parameters, self.start)
+
+    def _check_start(self, module: nn.Module) -> None:
+        """See that merging A and B by themselves prunes nothing that was there before."""
+        if self.kind not in WHOLE and not begins_at_zero(module):
+            raise ConfigurationError(
+                f"kind={self.kind} must have adapters that begin at 0, of which all is learned, but one does "
+                "not; take linear or task_arithmetic, or leave out what gives the adapters their first values"
+            )
 
     def end_stage(self, stage: Stage, context: Context) -> None:
         """Keep the stage's result, and put the merged model in its place."""

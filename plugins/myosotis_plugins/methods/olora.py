@@ -26,9 +26,9 @@ class OLoRA(Method):
     absolute values of the r × r entries (the paper squares them), and the norms are Frobenius norms, not
     squared. The paper has λ₁ = 0.5 and λ₂ = 0. No relation to LoRA's initialization of the name OLoRA.
 
-    The penalty costs as much as running r rows through all earlier Aᵢ, whatever the batch. The base runs without
-    dropout, and layers that another method freezes get no adapter. What is saved is one PEFT folder with the
-    adapters' sum.
+    Cost: as `inc_lora`; the penalty takes as much as running r rows through all earlier Aᵢ, whatever the batch.
+    The base runs without dropout, and layers that another method freezes get no adapter. What is saved is one
+    PEFT folder with the adapters' sum.
 
     Args:
         rank: rows of each A and columns of each B.

@@ -19,9 +19,12 @@ MYOSOTIS_API = 1
 class Prefix(Method):
     """Freeze the base and train keys and values of virtual tokens before every row, in each block its own.
 
-    Attention is over [Pₖ; K] and [Pᵥ; V]. The first forward pass is not the base's. Every row takes as much more
-    of the model's context as there are virtual tokens, and of attention's time and memory; they are not scored.
-    Every block sees them, so that no block may be frozen by another method, and none is computed once for all.
+    Attention is over [Pₖ; K] and [Pᵥ; V]. The first forward pass is not the base's. Every block sees the virtual
+    tokens, so that no block may be frozen by another method, and none is computed once for all. They are not
+    scored.
+
+    Cost: every row takes as much more of the model's context as there are virtual tokens, and of attention's time
+    and memory.
 
     Args:
         tokens: how many virtual tokens there are.

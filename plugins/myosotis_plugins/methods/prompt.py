@@ -21,10 +21,11 @@ class Prompt(Method):
     """Freeze the base and train the embeddings of virtual tokens that every row begins with.
 
     A row [x₁ … xₙ] becomes [p₁ … pₖ, E x₁ … E xₙ]. The first forward pass is not the base's. Virtual tokens are
-    not scored, and the first real token is not predicted from them, as it is not without them. Every row is k
-    tokens longer, which costs time, memory and as much of the model's context. Gradients go through
-    all blocks. Learning rates are much higher than for weights: the paper's is 0.3. What other methods freeze
-    changes nothing: nothing of the base trains.
+    not scored, and the first real token is not predicted from them, as it is not without them. Learning rates are
+    much higher than for weights: the paper's is 0.3. What other methods freeze changes nothing: nothing of the
+    base trains.
+
+    Cost: every row is k tokens longer, in time, memory and the model's context; gradients go through all blocks.
 
     Args:
         tokens: k, how many virtual tokens there are.

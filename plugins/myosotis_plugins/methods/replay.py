@@ -31,7 +31,7 @@ class Replay(Method):
         dataset: a task or probe of the study whose training rows are replayed instead, in every stage.
     """
 
-    version = 2
+    version = 3
     paper = (
         "Robins 1995, Catastrophic Forgetting, Rehearsal and Pseudorehearsal, doi:10.1080/09540099550039318; "
         "Vitter 1985, Random Sampling with a Reservoir, doi:10.1145/3147.3165"
@@ -76,7 +76,10 @@ class Replay(Method):
             for each in data:  # before the time to replay them has come, and that to train is spent
                 label_of(each.task, each.rows[0])
         sources = self._sources(seen, context)
-        groups = self.buffer.kept(sources, context.generator)
+        kept = self.buffer.kept(sources, context.generator)
+        if self.dataset is None:  # of a task that the stage trains again, its own rows are there already
+            kept = [[place for place in group if place[0] not in stage.tasks] for group in kept]
+        groups = [group for group in kept if group]
         if not groups:
             return data
         own = tuple(Component(each.task, each.rows, _scaled(each.share, 1 - self.share)) for each in data)

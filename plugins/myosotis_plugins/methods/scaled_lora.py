@@ -19,6 +19,18 @@ def lora_layers(module: nn.Module) -> list[Any]:
     return [each for each in module.modules() if isinstance(each, LoraLayer)]
 
 
+def begins_at_zero(module: nn.Module) -> bool:
+    """Tell whether no low-rank addition has begun to add something."""
+    return not any(
+        layer.get_delta_weight(name).any() for layer in lora_layers(module) for name in layer.scaling
+    )
+
+
+def has_one_for_each_stage(module: nn.Module) -> bool:
+    """Tell whether layers have several low-rank additions."""
+    return any(len(layer.scaling) > 1 for layer in lora_layers(module))
+
+
 @contextmanager
 def scaled(module: nn.Module, factor: float) -> Iterator[None]:
     """Multiply the scale of every low-rank addition; by 0 they are off, for adding 0 can change a bit."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Context, Method, Model, Stage
-from myosotis_plugins.methods.scaled_lora import lora_layers, scaled
+from myosotis_plugins.methods.scaled_lora import begins_at_zero, lora_layers, scaled
 from myosotis_plugins.methods.snapshots import holding, training
 from myosotis_plugins.quiet import quiet_libraries
 
@@ -67,8 +67,12 @@ class WiSEFT(Method):
         Raises:
             ConfigurationError: as `adapt`.
         """
-        if stage.index == next(each.index for each in context.stages if each.shares):
-            _check_begins_at_zero(context.model.module)
+        first = next(each.index for each in context.stages if each.shares)
+        if stage.index == first and not begins_at_zero(context.model.module):
+            raise ConfigurationError(
+                "adapters must begin at 0, so that the model is the base where they are off, but one does not; "
+                "leave out wise_ft, or what gives the adapters their first values"
+            )
         for name, parameter in self._interpolated(context.model.module).items():
             if name not in self.start:
                 self.start[name] = parameter.detach().to("cpu", copy=True)
@@ -119,14 +123,6 @@ def between(start: Tensor, end: Tensor, alpha: float) -> Tensor:
 
 def _parameters(modules: Iterable[nn.Module]) -> frozenset[nn.Parameter]:
     return frozenset(parameter for module in modules for parameter in module.parameters())
-
-
-def _check_begins_at_zero(module: nn.Module) -> None:
-    if any(layer.get_delta_weight(name).any() for layer in lora_layers(module) for name in layer.scaling):
-        raise ConfigurationError(
-            "adapters must begin at 0, so that the model is the base where they are off, but one does not; "
-            "leave out wise_ft, or what gives the adapters their first values"
-        )
 
 
 @hookimpl

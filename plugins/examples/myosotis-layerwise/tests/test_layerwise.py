@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from myosotis_layerwise import Layerwise, block_depths
 
-from myosotis.testing import MethodTestSuite
+from myosotis.testing import CompositionTestSuite, MethodTestSuite
 
 
 class TestLayerwise(MethodTestSuite):
+    def make(self) -> Layerwise:
+        return Layerwise(decay=0.5)
+
+
+class TestLayerwiseBesideOthers(CompositionTestSuite):
     def make(self) -> Layerwise:
         return Layerwise(decay=0.5)
 
