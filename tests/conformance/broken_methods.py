@@ -166,6 +166,15 @@ class DecaysEverything(Method):
                 parameter.mul_(0.9)
 
 
+class MovesTheRest(Side):
+    """Shrinks a layer that it does not train."""
+
+    def after_step(self, module: nn.Module, context: Context) -> None:
+        *_, last = (parameter for parameter in module.parameters() if not parameter.requires_grad)
+        with torch.no_grad():
+            last.mul_(0.9)
+
+
 class TrainsACopy(Method):
     """Trains a copy of the base, on which nothing is frozen."""
 

@@ -197,6 +197,7 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (OnToys, "adapts_an_outline", broken_methods.OtherOnAnOutline),
     (OnToys, "first_evaluation_is_the_base", broken_methods.ScalesTheBase),
     (OnToys, "frozen_parameters_do_not_change", broken_methods.DecaysEverything),
+    (OnToys, "frozen_parameters_do_not_change", broken_methods.MovesTheRest),
     (OnToys, "frozen_parameters_do_not_change", broken_methods.TrainsACopy),
     (OnToys, "something_trains", broken_methods.NoGradients),
     (OnToys, "loss_and_penalty_are_finite_scalars", broken_methods.LongPenalty),

@@ -12,12 +12,13 @@ For a method, whose suite brings its own model and tasks::
             return Noise(scale=0)
 
 Every check is a method whose name begins with `test_`; a suite's other methods may be overridden to say
-on what it is checked. `refusal` tells whether methods can be in one trial.
+on what it is checked. `refusal` tells whether methods can be in one trial, and `CompositionTestSuite` puts
+one beside each that is installed.
 """
 
 from __future__ import annotations
 
-from myosotis.testing.composition import refusal
+from myosotis.testing.composition import CompositionTestSuite, refusal
 from myosotis.testing.dataset import TaskDatasetTestSuite
 from myosotis.testing.method import MethodTestSuite
 from myosotis.testing.metric import MetricTestSuite
@@ -36,6 +37,7 @@ from myosotis.testing.tiny import (
 
 __all__ = [
     "ByteTokenizer",
+    "CompositionTestSuite",
     "MethodTestSuite",
     "MetricTestSuite",
     "ModelFactoryTestSuite",

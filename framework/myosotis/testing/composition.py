@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.interfaces import Method, ModelFactory, Task
+from myosotis.plugins import load_registry
 from myosotis.resolve import TrialConfig
+from myosotis.testing.plugin import constructor_parameters
 from myosotis.testing.rehearsal import Rehearsal, refused
 from myosotis.testing.tiny import TinyModel, tiny_tasks
 from myosotis.trial import start_context
@@ -57,3 +60,53 @@ def _adapt_outline(config: TrialConfig) -> None:
     model = config.model.outline(config.objectives)
     context = start_context(config, model, frozen_names(model, config.methods), outline=True)
     adapt(model, config.methods, context, config.trains, config.model.blocks)
+
+
+class CompositionTestSuite(ABC):
+    """Puts a method beside each other one that is installed: a trial runs, or is refused with the reason.
+
+    Give `make`. It takes a second or so for each method, which is why it is not a part of `MethodTestSuite`.
+
+    Attributes:
+        settings: parameters of other methods, by their names; one that needs some and has none here is left out.
+    """
+
+    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @abstractmethod
+    def make(self) -> Method:
+        """Make the method anew, always with the same parameters."""
+
+    def model(self) -> ModelFactory:
+        """Give the base."""
+        return TinyModel()
+
+    def tasks(self) -> Mapping[str, Task]:
+        """Give two tasks or more."""
+        return tiny_tasks()
+
+    def test_composes_or_is_refused(self, tmp_path: Path) -> None:
+        """Before and behind every other method, a trial runs, or a ConfigurationError says why not."""
+        for name, make in self._others().items():
+            for first in (True, False):
+                self._compose(tmp_path / f"{name} {first}", name, make, first)
+
+    def _others(self) -> dict[str, Callable[[], Method]]:
+        own = type(self.make())
+        found: dict[str, Callable[[], Method]] = {}
+        for name, origin in load_registry().plugins["method"].items():
+            settings = self.settings.get(name, {})
+            needed = {each.name for each in constructor_parameters(origin.cls) if each.default is each.empty}
+            if origin.cls is not own and needed <= settings.keys():
+                found[name] = lambda cls=origin.cls, settings=settings: cls(**settings)
+        return found
+
+    def _compose(self, folder: Path, name: str, make: Callable[[], Method], first: bool) -> None:
+        def both() -> dict[str, Method]:
+            methods = {"own": self.make(), name: make()}
+            return methods if first else dict(reversed(methods.items()))
+
+        try:
+            refusal(both, folder, self.model(), self.tasks(), trainer={"max_steps": 2})
+        except AssertionError as error:
+            raise AssertionError(f"{'before' if first else 'behind'} the method {name}: {error}") from error

@@ -69,6 +69,7 @@ class After(Method):
     Attributes:
         starts: values of all that trains, when each stage begins.
         ends: the same, when each stage has ended.
+        trained: identities of the parameters that train when a stage begins or ends.
         module: the adapted module.
         look: called when a stage begins, with the adapted module.
         look_back: called when a stage ends, with the adapted module.
@@ -83,6 +84,7 @@ class After(Method):
     ) -> None:
         self.starts: list[dict[str, Tensor]] = []
         self.ends: list[dict[str, Tensor]] = []
+        self.trained: set[int] = set()
         self.module = nn.Module()
         self.look = look
         self.look_back = look_back
@@ -99,15 +101,19 @@ class After(Method):
     def begin_stage(self, stage: Stage, context: Context) -> None:
         """Copy what trains."""
         self.module = context.model.module
-        self.starts.append(training_values(self.module))
+        self._see(self.starts)
         if self.look is not None:
             self.look(context.model.module, context)
 
     def end_stage(self, stage: Stage, context: Context) -> None:
         """Copy what trains."""
-        self.ends.append(training_values(context.model.module))
+        self._see(self.ends)
         if self.look_back is not None:
             self.look_back(context.model.module, context)
+
+    def _see(self, values: list[dict[str, Tensor]]) -> None:
+        values.append(training_values(self.module))
+        self.trained |= {id(each) for each in self.module.parameters() if each.requires_grad}
 
 
 class StateKeeper(Method):
