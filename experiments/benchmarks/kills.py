@@ -23,7 +23,7 @@ SWEEP = (
     "method=[lora],[lora,replay]",
     "method.lora.rank=2,8",
     "seed=0,1",
-    "trainer.max_steps=80",
+    "trainer.max_steps=24",  # many kills must come after a trial has finished
     "trainer.checkpoint_every_n_steps=2",  # a run that is killed after ten seconds must have come further
     "evaluation.limit=16",
     "logger=none",
@@ -85,9 +85,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def run_with_kills(overrides: Sequence[str], folder: Path, kills: int, most_seconds: float) -> int:
-    """Run a study to its end, killed on the way; give how often."""
-    done = 0
+def run_with_kills(
+    overrides: Sequence[str], folder: Path, kills: int, most_seconds: float
+) -> tuple[int, int]:
+    """Run a study to its end, killed on the way; give how often, and how often with finished trials."""
+    done = late = 0
     while True:
         before = finished(folder)
         process = start(overrides, folder)
@@ -99,11 +101,12 @@ def run_with_kills(overrides: Sequence[str], folder: Path, kills: int, most_seco
         if any(now.get(trial) != when for trial, when in before.items()):
             sys.exit("a finished trial was run again")
         done += killed
+        late += killed and bool(now)
         print(f"  kill {done}: {len(now)} trials finished", flush=True)
         if not killed:
             if code:
                 sys.exit((folder / "output.txt").read_text()[-3000:])
-            return done
+            return done, late
 
 
 def main() -> None:
@@ -128,18 +131,20 @@ def main() -> None:
             sys.exit((whole / "output.txt").read_text()[-3000:])
         print(f"left alone: {time.monotonic() - begun:.0f} s", flush=True)
         expected = contents(whole)
-        done = studies = 0
+        done = late = studies = 0
         while done < args.kills:
             folder = Path(temporary) / f"killed{studies}"
             folder.mkdir()
-            done += run_with_kills(overrides, folder, args.kills - done, args.most_seconds)
+            kills, with_finished = run_with_kills(overrides, folder, args.kills - done, args.most_seconds)
+            done, late = done + kills, late + with_finished
             found = contents(folder)
             different = [name for name in expected if found.get(name) != expected[name]]
             if different or found.keys() != expected.keys():
                 sys.exit(f"not the same: {different or found.keys() ^ expected.keys()}")
             studies += 1
         print(
-            f"{done} kills over {studies} studies of {len(expected) // 3} trials: all files the same to the bit"
+            f"{done} kills over {studies} studies of {len(expected) // 3} trials, {late} of them after some had "
+            "finished: all files the same to the bit"
         )
 
 
