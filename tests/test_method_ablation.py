@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from myosotis.points import expand
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "method_ablation"
+MODELS = ("nano", "stories260K")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,9 @@ def render() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def trials() -> pd.DataFrame:
-    return pd.read_csv(FOLDER / "trials.csv")
+def trials(render: ModuleType) -> dict[str, pd.DataFrame]:
+    found: dict[str, pd.DataFrame] = render.read_trials()
+    return found
 
 
 def configurations(study: str) -> list[tuple[str, Any]]:
@@ -78,15 +81,20 @@ def test_an_arm_is_reported_at_what_was_chosen_for_it(monkeypatch: pytest.Monkey
     assert set(steps.values()) == {60}
 
 
-def test_what_is_chosen_is_what_the_results_give(render: ModuleType, trials: pd.DataFrame) -> None:
-    assert OmegaConf.load(FOLDER / "chosen" / "nano.yaml") == OmegaConf.create(
-        {key: {str(arm): value for arm, value in each.items()} for key, each in render.chosen(trials).items()}
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_chosen_is_what_the_results_give(
+    model: str, render: ModuleType, trials: dict[str, pd.DataFrame]
+) -> None:
+    chosen = render.chosen(trials[model])
+    assert OmegaConf.load(FOLDER / "chosen" / f"{model}.yaml") == OmegaConf.create(
+        {key: {str(arm): value for arm, value in each.items()} for key, each in chosen.items()}
     )
 
 
-def test_the_tables_are_what_the_results_give(render: ModuleType, trials: pd.DataFrame) -> None:
+def test_the_tables_are_what_the_results_give(render: ModuleType, trials: dict[str, pd.DataFrame]) -> None:
     text = FOLDER.with_suffix(".md").read_text(encoding="utf-8")
-    assert {match["name"] for match in render.MARKED.finditer(text)} >= {"settings", "matched"}
+    tables = {(match["name"], match["model"]) for match in render.MARKED.finditer(text)}
+    assert tables == set(itertools.product(render.TABLES, MODELS))
     assert render.rendered(text, trials) == text
 
 

@@ -1,11 +1,11 @@
 """Choose each method's settings, and write the tables and pictures of `method_ablation.md`.
 
-    python experiments/method_ablation/render.py collect studies   # takes the results from the studies
-    python experiments/method_ablation/render.py choose            # writes the chosen settings for `reporting`
-    python experiments/method_ablation/render.py                   # writes the note's tables and pictures
+    python experiments/method_ablation/render.py collect nano studies  # takes the results from the studies
+    python experiments/method_ablation/render.py choose nano           # writes the chosen settings for `reporting`
+    python experiments/method_ablation/render.py render                # writes the note's tables and pictures
 
-The first puts into `trials.csv` what it finds of the arms that are there; the others need nothing else. Tables
-replace what stands between the note's markers, `<!-- table: NAME -->` and `<!-- end of table -->`.
+The first puts into `trials/MODEL.csv` what it finds of the arms that are there; the others need nothing else.
+Tables replace what stands between the note's markers, `<!-- table: NAME MODEL -->` and `<!-- end of table -->`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from myosotis.report.pictures import Picture, write_files
 
 HERE = Path(__file__).parent
 NOTE = HERE.with_suffix(".md")
-TRIALS = HERE / "trials.csv"
-CHOSEN = HERE / "chosen" / "nano.yaml"
-MARKED = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+MODELS = ("nano", "stories260K")
+MARKED = re.compile(r"(<!-- table: (?P<name>\w+) (?P<model>\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 RATES, STRENGTHS, REPORTING = "ablation_learning_rates", "ablation_strengths", "method_ablation"
 TARGET = 0.9
@@ -45,10 +44,20 @@ HEADLINE = ("learned", "forgotten", "forgotten_base", "gain")
 # Results
 
 
+def trials_file(model: str) -> Path:
+    """Say where a model's results are kept."""
+    return HERE / "trials" / f"{model}.csv"
+
+
+def read_trials() -> dict[str, pd.DataFrame]:
+    """Read the results of each model that has some."""
+    return {model: pd.read_csv(trials_file(model)) for model in MODELS if trials_file(model).is_file()}
+
+
 def collected(studies: Path, names: Sequence[str] = (RATES, STRENGTHS, REPORTING)) -> pd.DataFrame:
     """Give one row a finished trial, and one a variant of it; what is swept besides the seed is the setting."""
     parts = [_rows(read_study(studies / name)) for name in names if (studies / name / "study.json").is_file()]
-    return pd.concat(parts).round({"seconds": 2, **dict.fromkeys(HEADLINE, 6)})
+    return pd.concat(parts).round({"seconds": 2, "training_seconds": 2, **dict.fromkeys(HEADLINE, 6)})
 
 
 def merged(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -68,9 +77,11 @@ def _rows(record: StudyRecord) -> pd.DataFrame:
         study=record.name,
         setting=[next(iter(each.values()), math.nan) for each in trials["swept"]],
         gain=trials["trial"].map(_gain(record, base, last)),
+        training_seconds=[_training_seconds(folders[name]) for name in trials["trial"]],
         kept_bytes=[_kept_bytes(folders[name]) for name in trials["trial"]],
     )
-    columns = ["study", "arm", "setting", "seed", *HEADLINE, "trainable_parameters", "seconds", "kept_bytes"]
+    columns = ["study", "arm", "setting", "seed", *HEADLINE, "trainable_parameters"]
+    columns += ["seconds", "training_seconds", "kept_bytes"]
     return pd.concat([rows[columns], *_variants(record, rows, base, columns)])
 
 
@@ -101,8 +112,13 @@ def _gain(record: StudyRecord, base: pd.DataFrame, last: pd.DataFrame, role: str
     return (before - after).dropna().groupby("trial").mean()
 
 
+def _training_seconds(folder: Path) -> float:
+    return float(read_json(folder / "manifest.json")["cost"]["training_seconds"])
+
+
 def _kept_bytes(folder: Path) -> int:
-    return sum(read_json(folder / "manifest.json")["kept_bytes"].values())
+    manifest = read_json(folder / "manifest.json")
+    return sum(manifest["kept_bytes"].values()) + manifest.get("resting_bytes", 0)
 
 
 def of(trials: pd.DataFrame, **chosen: object) -> pd.DataFrame:
@@ -149,19 +165,24 @@ def chosen(trials: pd.DataFrame) -> dict[str, dict[str, float]]:
     return found
 
 
-def write_chosen(trials: pd.DataFrame) -> None:
+def write_chosen(model: str, trials: pd.DataFrame) -> None:
     """Write the chosen settings where the studies take them from."""
-    head = "".join(line for line in CHOSEN.read_text(encoding="utf-8").splitlines(True) if line[0] == "#")
-    CHOSEN.write_text(head + OmegaConf.to_yaml(OmegaConf.create(chosen(trials))), encoding="utf-8")
+    head = (
+        "# @package _global_\n"
+        f"# Chosen for {model} from the studies `{RATES}` and `{STRENGTHS}`; see ../../method_ablation.md.\n"
+    )
+    text = head + OmegaConf.to_yaml(OmegaConf.create(chosen(trials)))
+    (HERE / "chosen" / f"{model}.yaml").write_text(text, encoding="utf-8")
 
 
 # Tables
 
 
-def rendered(note: str, trials: pd.DataFrame) -> str:
+def rendered(note: str, trials: Mapping[str, pd.DataFrame]) -> str:
     """Give the note with its tables made anew."""
     return MARKED.sub(
-        lambda match: match[1] + "\n".join(TABLES[match["name"]](trials)) + "\n" + match[3], note
+        lambda match: match[1] + "\n".join(TABLES[match["name"]](trials[match["model"]])) + "\n" + match[3],
+        note,
     )
 
 
@@ -172,7 +193,7 @@ def results_table(trials: pd.DataFrame) -> Iterator[str]:
     arms = {arm: rows.set_index("seed") for arm, rows in reported(trials)}
     for arm, rows in arms.items():
         numbers = " | ".join(_interval(rows[name]) for name in HEADLINE)
-        time = (rows["seconds"] / arms[AGAINST.get(arm, "full")]["seconds"]).median()
+        time = (rows["training_seconds"] / arms[AGAINST.get(arm, "full")]["training_seconds"]).median()
         kept = f"{rows['kept_bytes'].max() / 2**20:.1f} MiB" if rows["kept_bytes"].any() else "–"
         yield (
             f"| {arm} | {_settings(trials, arm)} | {numbers} | {rows['trainable_parameters'].iloc[0]:,.0f} | "
@@ -304,12 +325,12 @@ def wise_path(trials: pd.DataFrame) -> alt.LayerChart:
     return base.mark_line(point=True) + text
 
 
-def draw(trials: pd.DataFrame) -> None:
-    """Write the note's pictures beside it."""
+def draw(model: str, trials: pd.DataFrame) -> None:
+    """Write a model's pictures beside the note."""
     pictures = {
-        NOTE.stem: labelled(means(trials), "learned", "forgotten"),
-        f"{NOTE.stem}_gain": labelled(means(trials), "gain", "forgotten_base"),
-        f"{NOTE.stem}_wise_ft": wise_path(trials),
+        f"{NOTE.stem}_{model}": labelled(means(trials), "learned", "forgotten"),
+        f"{NOTE.stem}_{model}_gain": labelled(means(trials), "gain", "forgotten_base"),
+        f"{NOTE.stem}_{model}_wise_ft": wise_path(trials),
     }
     for name, chart in pictures.items():
         write_files(Picture(name, "scatter", "", [chart]), NOTE.parent)
@@ -320,20 +341,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=("collect", "choose", "render"), default="render")
-    parser.add_argument("studies", nargs="?", type=Path, default=Path("studies"))
+    commands = parser.add_subparsers(dest="command", required=True)
+    collect = commands.add_parser("collect")
+    choose = commands.add_parser("choose")
+    commands.add_parser("render")
+    for each in (collect, choose):
+        each.add_argument("model", choices=MODELS)
+    collect.add_argument("studies", type=Path)
     arguments = parser.parse_args()
-    if arguments.what == "collect":
-        found = collected(arguments.studies)
-        merged([pd.read_csv(TRIALS), found] if TRIALS.is_file() else [found]).to_csv(TRIALS, index=False)
-        return
-    trials = pd.read_csv(TRIALS)
-    if arguments.what == "choose":
-        write_chosen(trials)
-        return
-    NOTE.write_text(rendered(NOTE.read_text(encoding="utf-8"), trials), encoding="utf-8")
-    if REPORTING in set(trials["study"]):
-        draw(trials)
+    trials = read_trials()
+    match arguments.command:
+        case "collect":
+            parts = [trials[arguments.model]] if arguments.model in trials else []
+            found = merged([*parts, collected(arguments.studies)])
+            found.to_csv(trials_file(arguments.model), index=False)
+        case "choose":
+            write_chosen(arguments.model, trials[arguments.model])
+        case "render":
+            NOTE.write_text(rendered(NOTE.read_text(encoding="utf-8"), trials), encoding="utf-8")
+            for model, own in trials.items():
+                if REPORTING in set(own["study"]):
+                    draw(model, own)
 
 
 if __name__ == "__main__":
