@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import altair as alt
+import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
@@ -28,7 +29,9 @@ from myosotis.report.pictures import Picture, write_files
 HERE = Path(__file__).parent
 NOTE = HERE.with_suffix(".md")
 MODELS = ("nano", "stories260K")
-MARKED = re.compile(r"(<!-- table: (?P<name>\w+) (?P<model>\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- table: (?P<name>\w+) (?P<model>\w+) -->\n).*?(?P<end><!-- end of table -->)", re.DOTALL
+)
 
 RATES, STRENGTHS, REPORTING = "ablation_learning_rates", "ablation_strengths", "method_ablation"
 TARGET = 0.9
@@ -38,6 +41,8 @@ AGAINST: Mapping[str, str] = {
     "olora": "inc_lora",
 }
 """What an arm is held against where that is not `full`: the same without the method."""
+BEND = 0.05
+"""Nats per token from which on the pictures' upright axis is logarithmic."""
 HEADLINE = ("learned", "forgotten", "forgotten_base", "gain")
 
 
@@ -181,7 +186,9 @@ def write_chosen(model: str, trials: pd.DataFrame) -> None:
 def rendered(note: str, trials: Mapping[str, pd.DataFrame]) -> str:
     """Give the note with its tables made anew."""
     return MARKED.sub(
-        lambda match: match[1] + "\n".join(TABLES[match["name"]](trials[match["model"]])) + "\n" + match[3],
+        lambda match: (
+            match[1] + "\n".join(TABLES[match["name"]](trials[match["model"]])) + "\n" + match["end"]
+        ),
         note,
     )
 
@@ -303,12 +310,36 @@ def means(trials: pd.DataFrame) -> pd.DataFrame:
 
 def labelled(frame: pd.DataFrame, x: str, y: str) -> alt.LayerChart:
     """Draw arms as labelled points, losses in nats per token."""
-    base = alt.Chart(frame.dropna(subset=[x, y]), width=560, height=420).encode(
+    frame = apart(frame.dropna(subset=[x, y]), x, y)
+    upright = alt.Scale(type="symlog", constant=BEND, zero=False, nice=False)
+    base = alt.Chart(frame, width=620, height=560).encode(
         x=alt.X(f"{x}:Q", title=f"{x} (nats per token)", scale=alt.Scale(zero=False)),
-        y=alt.Y(f"{y}:Q", title=f"{y} (nats per token)", scale=alt.Scale(zero=False)),
     )
-    points = base.mark_point(filled=True, size=50, color="#3f78b5", opacity=1)
-    return points + base.mark_text(align="left", dx=6, fontSize=10).encode(text="arm:N")
+    points = base.mark_point(filled=True, size=50, color="#3f78b5", opacity=1).encode(
+        y=alt.Y(f"{y}:Q", title=f"{y} (nats per token)", scale=upright)
+    )
+    label = alt.Y("label:Q", scale=upright)
+    lines = base.mark_rule(color="#3f78b5", opacity=0.4).encode(
+        y=alt.Y(f"{y}:Q", scale=upright), y2="label:Q"
+    )
+    return lines + points + base.mark_text(align="left", dx=6, fontSize=10).encode(y=label, text="arm:N")
+
+
+def apart(frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Give labels heights at which they do not cover each other: each moves up from those beneath it."""
+    across = frame[x].max() - frame[x].min()
+    bent = np.arcsinh(frame[y] / (2 * BEND))  # nearly as the picture's scale
+    high = (bent.max() - bent.min()) / 40
+    placed: list[tuple[float, float]] = []
+    heights = {}
+    for index in bent.sort_values().index:
+        left, height = frame.loc[index, x], bent[index]
+        for other, taken in sorted(placed, key=lambda place: place[1]):
+            if abs(left - other) < across / 6 and abs(height - taken) < high:
+                height = taken + high
+        placed.append((left, height))
+        heights[index] = 2 * BEND * np.sinh(height)
+    return frame.assign(label=pd.Series(heights))
 
 
 def wise_path(trials: pd.DataFrame) -> alt.LayerChart:

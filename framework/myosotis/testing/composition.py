@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,17 +92,17 @@ class CompositionTestSuite(ABC):
             for first in (True, False):
                 self._compose(tmp_path / f"{name} {first}", name, make, first)
 
-    def _others(self) -> dict[str, Callable[[], Method]]:
+    def _others(self) -> dict[str, Callable[[], Any]]:
         own = type(self.make())
-        found: dict[str, Callable[[], Method]] = {}
+        found: dict[str, Callable[[], Any]] = {}
         for name, origin in load_registry().plugins["method"].items():
             settings = self.settings.get(name, {})
             needed = {each.name for each in constructor_parameters(origin.cls) if each.default is each.empty}
             if origin.cls is not own and needed <= settings.keys():
-                found[name] = lambda cls=origin.cls, settings=settings: cls(**settings)
+                found[name] = partial(origin.cls, **settings)
         return found
 
-    def _compose(self, folder: Path, name: str, make: Callable[[], Method], first: bool) -> None:
+    def _compose(self, folder: Path, name: str, make: Callable[[], Any], first: bool) -> None:
         def both() -> dict[str, Method]:
             methods = {"own": self.make(), name: make()}
             return methods if first else dict(reversed(methods.items()))
