@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from myosotis.errors import Interrupted, TrialsFailed
 from myosotis.ledger import StudyRecord, read_json, read_scores
 from tests.core.commands import run_at, search_path, toy
+from tests.core.test_processes import offline
 
 MODULES = "tests.toy,tests.core.hazards"
 LIMITED = """
@@ -163,6 +164,40 @@ def test_each_clips_its_own_gradient(tmp_path: Path) -> None:
     two = run(tmp_path, *setting, "optimizer.learning_rate=0.5", "studies=two", cohort=2)
     for trial, expected in losses(one).items():
         np.testing.assert_allclose(losses(two)[trial], expected, rtol=1e-5)
+
+
+def test_each_has_its_own_schedule_and_weight_decay(tmp_path: Path) -> None:
+    setting = (
+        "method.side.width=2",
+        "optimizer.learning_rate=0.05",
+        "optimizer.weight_decay=0,0.5",
+        "schedule.name=constant,cosine",
+        "schedule.warmup_steps=0,3",
+    )
+    one = run(tmp_path, *setting, "studies=one")
+    together = run(tmp_path, *setting, "studies=two", cohort=8)
+    assert {len(cohort(together, trial)) for trial in together.trials.trial} == {8}
+    found = losses(together)
+    assert len({tuple(each) for each in found.values()}) == 8
+    for trial, expected in losses(one).items():
+        np.testing.assert_allclose(found[trial], expected, rtol=1e-5)
+
+
+def cohort(record: StudyRecord, trial: str) -> list[str]:
+    members: list[str] = read_json(record.folder / trial / "manifest.json")["cohort"]
+    return members
+
+
+def test_each_of_a_cohort_has_a_wandb_run_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    record = run(tmp_path, "method.side.width=1,3", "optimizer.learning_rate=0.01", "logger=wandb", cohort=2)
+    for trial, expected in losses(record).items():
+        assert sorted(cohort(record, trial)) == sorted(record.trials.trial)
+        logged = offline(record.folder / trial)
+        assert logged.run.run_id == trial
+        assert [entry["loss"] for entry in logged.history if "loss" in entry] == expected
 
 
 def test_what_trains_the_base_trains_alone(tmp_path: Path) -> None:

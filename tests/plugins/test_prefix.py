@@ -28,6 +28,7 @@ from transformers import (
     XGLMForCausalLM,
 )
 
+import myosotis
 from myosotis.adaptation import Adapted, adapt, frozen_names
 from myosotis.interfaces import Batch, Blocks, Method, Model
 from myosotis.prefix import FrozenPrefix
@@ -331,3 +332,43 @@ def test_a_frozen_beginning_leaves_the_rest_in_training() -> None:
     assert {"", "transformer", "transformer.drop", "transformer.h", "transformer.h.0"} < silent
     assert not any(path.startswith(("transformer.h.1", "transformer.h.2")) for path in silent)
     assert {"transformer.ln_f", "transformer.h.1.mlp.dropout"} < training
+
+
+# In a study
+
+
+def test_a_study_of_frozen_blocks_has_the_same_bits_with_and_without_what_is_kept(
+    llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plays.txt").write_text("\n".join(tiny.POEM * 4))
+    served: list[tuple[int, bool]] = []
+    leave = FrozenPrefix.__exit__
+
+    def counting(self: FrozenPrefix, *error: Any) -> None:
+        served.append((len(self._blocks), self.served > self.computed))
+        leave(self, *error)
+
+    monkeypatch.setattr(FrozenPrefix, "__exit__", counting)
+
+    def run(gigabytes: float) -> dict[str, list[bytes]]:
+        record = myosotis.run(
+            [
+                *("model=huggingface", f"model.path='{llama_folder}'", "dataset=[]", "probe=[]"),
+                *("+dataset@dataset.plays=file", "dataset.plays.train=plays.txt"),
+                *("dataset.plays.test=plays.txt", "dataset.plays.length=32", "logger=none"),
+                *("method=freeze", "method.freeze.first=2,1", "trainer.max_epochs=6", "trainer.batch_size=4"),
+                *("trainer.log_every_n_steps=1", f"trainer.prefix_gigabytes={gigabytes}"),
+                *("hydra.launcher.workers=1", "hydra.launcher.cohort=1", f"studies=with{gigabytes}"),
+            ]
+        )
+        return {
+            trial: [(record.folder / trial / name).read_bytes() for name in ("metrics.jsonl", "scores.jsonl")]
+            for trial in record.trials.trial
+        }
+
+    kept = run(1)
+    assert sorted(served) == [(1, True), (2, True)]
+    assert run(0) == kept
+    assert len(served) == 2
+    assert len(set(map(tuple, kept.values()))) == 2
