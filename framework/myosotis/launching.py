@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -281,14 +282,28 @@ class Launch:
         jobs = [by_id[config.id] for config in configs]
         self.progress.note(f"measuring how many of {len(jobs)} trials to train at once; it is remembered")
         here = self._growing(Arrangement(1, torch.get_num_threads(), 1), jobs, self._time_here)
-        if not self._pays(here[0], configs[0], workers):
+        if not here or not self._pays(here[0], configs[0], workers):
             return here
-        alone = Arrangement(workers, _threads(workers, available_cores()), 1)
         if self._gpus():  # each has a device of its own, and the same speed on it
+            alone = Arrangement(workers, _threads(workers, available_cores()), 1)
             return here + [
                 Measured(replace(alone, cohort=each.arrangement.cohort), each.step_seconds) for each in here
             ]
-        return here + self._growing(alone, jobs, self._time_in_workers)
+        return here + self._fewer_and_fewer(workers, jobs)
+
+    def _fewer_and_fewer(self, workers: int, jobs: Sequence[Job]) -> list[Measured]:
+        """Halve the number of workers, each with more threads, for as long as that is no loss."""
+        found: list[Measured] = []
+        best = math.inf
+        while workers > 1:
+            alone = Arrangement(workers, _threads(workers, available_cores()), 1)
+            tried = self._growing(alone, jobs, self._time_in_workers)
+            paces = [each.step_seconds / (each.arrangement.cohort * workers) for each in tried]
+            if min(paces, default=best) > best:
+                break
+            found += tried
+            best, workers = min(paces, default=best), workers // 2
+        return found
 
     def _growing(
         self,
@@ -296,7 +311,7 @@ class Launch:
         jobs: Sequence[Job],
         timed: Callable[[Arrangement, Sequence[Job]], Cost | None],
     ) -> list[Measured]:
-        """Double the cohort for as long as that is no loss and there is memory for it."""
+        """Double the cohort for as long as that is no loss and there is memory for it; none where one has not."""
         found: list[Measured] = []
         for size in SIZES:
             if size > max(1, len(jobs) // alone.workers):

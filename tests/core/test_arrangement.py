@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from myosotis.arrangement import START_SECONDS, Arrangement, Measured, Memory, c
 from myosotis.grouping import divided, shape
 from myosotis.launching import Launch
 from myosotis.ledger import TrialEntry
+from myosotis.measure import Cost
 from myosotis.options import Options
 from myosotis.plugins import load_registry
 from myosotis.progress import Progress
@@ -64,28 +66,65 @@ def test_groups_are_divided_evenly_and_every_worker_has_one() -> None:
     assert divided([["a", "b", "c", "d"]], 4, 2) == [("a", "c"), ("b", "d")]
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(2, 2), (1, 1)])
-def test_more_workers_than_there_are_cores_now_are_not_recalled(
-    cores: int, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configs = resolved("seed=0,1,2,3", "trainer.max_steps=1000")
-    memory = Memory(tmp_path)
-    memory.remember(shape(configs[0]), [ALONE, WORKERS])
-    monkeypatch.setattr(launching, "available_cores", lambda: cores)
+def launch(folder: Path, memory: Memory, **settings: Any) -> Launch:
+    """Give the launch of 32 trials that train alone."""
+    configs = resolved(f"seed={','.join(map(str, range(32)))}", "trainer.max_steps=1000")
     registry = load_registry()
     planned = [
         PlannedTrial(TrialEntry(each.id, each.id, "plain", {}, each.seed, ""), each, ()) for each in configs
     ]
-    launch = Launch(
-        tmp_path / "study",
-        [_job(each, tmp_path / "study") for each in planned],
+    return Launch(
+        folder / "study",
+        [_job(each, folder / "study") for each in planned],
         configs,
         dict.fromkeys((each.id for each in configs), False),
         Resolver(registry),
-        Workspace(tmp_path, registry),
+        Workspace(folder, registry),
         Progress({}),
         Options(),
         memory=memory,
-        measures=False,
+        **settings,
     )
-    assert launch.cohorts()[1] == workers
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(2, 2), (1, 1)])
+def test_more_workers_than_there_are_cores_now_are_not_recalled(
+    cores: int, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(tmp_path)
+    [config, *_] = resolved("trainer.max_steps=1000")
+    memory.remember(shape(config), [ALONE, WORKERS])
+    monkeypatch.setattr(launching, "available_cores", lambda: cores)
+    assert launch(tmp_path, memory, measures=False).cohorts()[1] == workers
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "tried", "chosen"),
+    [
+        ({8: 0.8, 4: 0.3, 2: 0.4}, [8, 4, 2], 4),
+        ({8: 0.3, 4: 0.4}, [8, 4], 8),
+        ({8: None, 4: 0.5, 2: 0.2}, [8, 4, 2], 2),  # so many do not fit into the memory
+        ({8: 8.0, 4: 8.0}, [8, 4], 1),  # none is faster than this process by itself
+    ],
+)
+def test_fewer_workers_are_tried_for_as_long_as_that_is_no_loss(
+    step_seconds: dict[int, float | None],
+    tried: list[int],
+    chosen: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed = []
+
+    def in_workers(self: Launch, arrangement: Arrangement, jobs: Any) -> Cost:
+        timed.append(arrangement.workers)
+        seconds = step_seconds[arrangement.workers]
+        if seconds is None:
+            raise MemoryError
+        return Cost(seconds, 0, 1, 1000)
+
+    monkeypatch.setattr(launching, "available_cores", lambda: 8)
+    monkeypatch.setattr(Launch, "_time_here", lambda *arguments: Cost(0.2, 0, 1, 1000))
+    monkeypatch.setattr(Launch, "_time_in_workers", in_workers)
+    assert launch(tmp_path, Memory(tmp_path)).cohorts()[1] == chosen
+    assert timed == tried

@@ -188,9 +188,7 @@ def cohort(record: StudyRecord, trial: str) -> list[str]:
     return members
 
 
-def test_each_of_a_cohort_has_a_wandb_run_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_of_a_cohort_has_a_wandb_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     record = run(tmp_path, "method.side.width=1,3", "optimizer.learning_rate=0.01", "logger=wandb", cohort=2)
     for trial, expected in losses(record).items():
