@@ -140,12 +140,12 @@ def answer(action: Callable[[], Any]) -> bytes:
 # The server
 
 
-def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
-    """Import modules, then do what the parent asks until it is gone."""
+def serve(descriptor: int, modules: Sequence[str], parent: int) -> NoReturn:
+    """Import modules, then do what the parent asks until it is gone; it may be gone already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    server = _Server(Connection(descriptor))
+    server = _Server(Connection(descriptor), parent)
     try:
         server.load(modules)
         server.run()
@@ -158,9 +158,9 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
 class _Server:
     """Holds what is prepared, and the workers that have not been waited for."""
 
-    def __init__(self, control: Connection) -> None:
+    def __init__(self, control: Connection, parent: int) -> None:
         self.control = control
-        self.parent = os.getppid()
+        self.parent = parent
         self.prepared: Any = None
         self.failure: BaseException | None = None
         self.workers: set[int] = set()

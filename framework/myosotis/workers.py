@@ -205,7 +205,7 @@ def _result(reply: Any) -> Any:
 
 def _start_server(descriptor: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
     script = f"import sys; sys.path[:] = {sys.path!r}; from myosotis import fork_server; "
-    script += f"fork_server.serve({descriptor}, {list(modules)!r})"
+    script += f"fork_server.serve({descriptor}, {list(modules)!r}, {os.getpid()})"
     # CUDA's driver, once asked whether there is a GPU, is of no use in a forked process; NVML is.
     environment = {**dict.fromkeys(THREAD_COUNTS, "1"), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     with _interrupts_blocked():

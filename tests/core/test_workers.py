@@ -616,6 +616,21 @@ def test_orphans_end_at_once_and_write_nothing_more(tmp_path: Path) -> None:
     assert lines.stat().st_size == size
 
 
+def test_server_whose_parent_is_gone_before_it_looks_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(20)")
+    script = """
+import os, signal
+from myosotis.workers import ForkServer
+print(ForkServer(["slow_module"])._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process, pids = start_script(script, tmp_path)
+    with process:
+        process.wait(20)
+    assert len(pids) == 1
+    assert seconds_until(lambda: not any(map(is_alive, pids))) < 3
+
+
 def test_server_that_prepares_ends_with_its_parent(tmp_path: Path) -> None:
     script = f"""
 from myosotis.workers import ForkServer
