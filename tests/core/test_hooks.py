@@ -115,6 +115,18 @@ def test_methods_are_called_in_order(observed: tuple[StudyRecord, list[tuple[obj
     ]
 
 
+def test_a_hook_that_is_not_overridden_is_not_called_in_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise AssertionError("a hook was called that no method overrides")
+
+    for hook in ("loss", "penalty", "after_backward", "after_step", "parameter_groups", "variants"):
+        monkeypatch.setattr(Method, hook, refuse)
+    [status] = run_at(tmp_path, *toy("method=[plain]", "trainer.max_steps=3")).trials["status"]
+    assert status == "finished"
+
+
 def test_state_comes_back_to_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = toy("method=[diary]", "trainer.max_steps=2", "study=cut")
     monkeypatch.setenv("TESTS_STOP_AFTER_STAGE", "2")

@@ -264,6 +264,18 @@ def test_quantized_weights_are_not_decomposed(
         LoRA(initialization=initialization).adapt(model, tiny.context(model))
 
 
+@pytest.mark.parametrize("initialization", DECOMPOSED)
+def test_the_base_is_left_to_other_trials_as_it_was(initialization: Any) -> None:
+    model = tiny.model()
+    base = dict(model.module.named_parameters())
+    values = {name: value.detach().clone() for name, value in base.items()}
+    adapted = LoRA(rank=2, initialization=initialization).adapt(model, tiny.context(model))
+    trained(adapted)
+    for name, value in base.items():
+        assert not value.requires_grad, name
+        assert torch.equal(value, values[name]), name
+
+
 def test_olora_refuses_transposed_weights() -> None:
     model = tiny.model(tiny.gpt2())
     with pytest.raises(ConfigurationError, match="is a Conv1D"):

@@ -31,7 +31,8 @@ def insert_decomposed(
     _check(model.module, layers, settings.rank, initialization)
     for name in layers:
         layer: Any = model.module.get_submodule(name)
-        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+        base = layer.weight.requires_grad_(False)
+        layer.weight = nn.Parameter(base.detach().clone(), requires_grad=False)
     # An outline has no values to decompose.
     begins = context.outline or initialization
     adapted = settings.insert(model, context, init_lora_weights=begins, **options)
