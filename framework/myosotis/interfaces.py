@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from myosotis.errors import ConfigurationError, ModelError
 from myosotis.ledger import file_hash as file_hash  # for fingerprints
 
 API = 1
@@ -147,6 +148,18 @@ class Objective(Plugin):
         The module may be on a GPU: move to its device what is made of the examples, and the columns back.
         """
 
+    def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Say what a model makes of prompts of a user's, each put as a row's is. Called without gradients.
+
+        Raises:
+            ConfigurationError: it makes nothing that could be shown.
+        """
+        raise ConfigurationError(f"the objective {type(self).__name__} gives no answers to prompts")
+
+    def chat_template(self, model: Model) -> str | None:
+        """Give the Jinja template by which a chat is put as rows are; None leaves the tokenizer its own."""
+        return None
+
 
 class Metric(Plugin):
     """A score of predictions."""
@@ -215,6 +228,23 @@ class Blocks:
         return len(self.chain)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an exported folder is.
+
+    Attributes:
+        library: what loads it, by the name that the Hub knows it by.
+        base: the base's id on the Hub, or the folder that it came from.
+        licence: the base's, as its own card names it; None where it names none.
+        usage: Python that loads it, `{folder}` standing for where it lies.
+    """
+
+    library: str
+    base: str
+    licence: str | None
+    usage: str
+
+
 class ModelFactory(Plugin):
     """Gives a pretrained base."""
 
@@ -239,6 +269,31 @@ class ModelFactory(Plugin):
     @abstractmethod
     def save(self, model: Model, folder: Path) -> None:
         """Write what training changed, as an adapter or as whole weights, into an empty folder."""
+
+    def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
+        """Load the base with what `save` wrote put onto it.
+
+        Raises:
+            ModelError: it does not fit the base.
+        """
+        raise ModelError(f"{type(self).__name__} cannot load again what it saved, for it has no restore")
+
+    def export(
+        self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
+    ) -> Exported:
+        """Write what `save` wrote so that the field's libraries load it without this project.
+
+        Args:
+            saved: the folder that `save` filled.
+            folder: an empty one.
+            objectives: those that the base was loaded for.
+            merge: whether an adapter is put into the base's weights, which are written then.
+            dtype: of what is written, such as `bfloat16`; as it was saved where not given.
+
+        Raises:
+            ModelError: no other library can load it, or it cannot be merged.
+        """
+        raise ModelError(f"{type(self).__name__} cannot be exported, for it has no export")
 
     def mixes_rows(self, layer: nn.Module) -> bool:
         """Tell a layer whose rows regard each other: in a cohort it runs over each trial's rows apart."""

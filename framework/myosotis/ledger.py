@@ -349,6 +349,43 @@ def find_study(name: str | Path, studies: Path) -> Path:
     raise ConfigurationError(f"in {studies}: " + unknown_name("study", str(name), known))
 
 
+def find_trial(name: str, studies: Path) -> Path:
+    """Find a finished trial's run folder by its path, or by its id or the beginning of that.
+
+    The newest where it was run several times.
+
+    Raises:
+        ConfigurationError: there is none, it is not finished, or several ids begin so.
+    """
+    if status(Path(name)) == "finished":
+        return Path(name)
+    attempts = {
+        trial: found for trial, found in list_attempts(studies).items() if name and trial.startswith(name)
+    }
+    folders = {
+        trial: [studies / each.study / each.name for each in found] for trial, found in attempts.items()
+    }
+    known = {
+        trial for trial, found in folders.items() if any((each / "config.yaml").is_file() for each in found)
+    }
+    if len(known) > 1:
+        raise ConfigurationError(
+            f"{name} must be the beginning of one trial's id, but {', '.join(sorted(known))} begin so"
+        )
+    if not known:
+        raise ConfigurationError(
+            f"in {studies}: there is no trial whose id begins with {name!r}; myosotis results STUDY --trials "
+            "lists a study's"
+        )
+    [trial] = known
+    finished = [each for each in folders[trial] if status(each) == "finished"]
+    if not finished:
+        raise ConfigurationError(
+            f"the trial {trial} must be finished, but is {status(folders[trial][-1])}; see {folders[trial][-1]}"
+        )
+    return max(finished, key=lambda each: (each / "result.json").stat().st_mtime)
+
+
 def read_study(folder: Path) -> StudyRecord:
     """Read a study's tables: finished trials whole, the others as far as they have come."""
     import pandas as pd

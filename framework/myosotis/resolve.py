@@ -106,7 +106,7 @@ class Resolver:
         """
         resolved = _resolved(config)
         _check_whole(resolved)
-        model = cast(ModelFactory, self._make("model", resolved["model"]))
+        model = self.model(resolved)
         methods = {
             name: cast(Method, self._make(f"method.{name}", node))
             for name, node in resolved["method"].items()
@@ -154,6 +154,10 @@ class Resolver:
             evaluation=evaluation,
         )
 
+    def model(self, resolved: Mapping[str, Any]) -> ModelFactory:
+        """Make the model factory of a resolved configuration."""
+        return cast(ModelFactory, self._make("model", resolved["model"]))
+
     def _logger(self, config: DictConfig) -> DictConfig:
         content = repr(config.logger)
         if content not in self._loggers:  # cut off, or each trial would keep its whole tree
@@ -176,13 +180,20 @@ class Resolver:
                 "evaluated after every stage anyway. Give one another name with +probe@probe.NAME=…"
             )
         return {
-            name: self._task(name, group, node)
+            name: self.task(name, group, resolved)
             for group in ("dataset", "probe")
-            for name, node in resolved[group].items()
+            for name in resolved[group]
         }
 
-    def _task(self, name: str, group: str, node: Mapping[str, Any]) -> Task:
-        dataset = cast(TaskDataset, self._make(f"{group}.{name}", node))
+    def task(self, name: str, group: str, resolved: Mapping[str, Any]) -> Task:
+        """Make a task of a resolved configuration.
+
+        Args:
+            name: the task's.
+            group: dataset or probe.
+            resolved: the whole configuration.
+        """
+        dataset = cast(TaskDataset, self._make(f"{group}.{name}", resolved[group][name]))
         with located(f"{group}.{name}"):
             chosen, parameters = dataset.objective()
             objective = self.registry.find("objective", chosen).cls(**parameters)

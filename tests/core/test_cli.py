@@ -12,29 +12,9 @@ from pathlib import Path
 import pytest
 
 import myosotis
-from myosotis import cli
 from myosotis.errors import ConfigurationError
 from myosotis.ledger import StudyRecord, TrialEntry, write_json, write_study, write_text
 from tests.core.commands import COLUMNS, python, toy
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Give a function that runs the command line here, and gives its exit code and what it printed."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["myosotis", *arguments])
-        monkeypatch.setenv("COLUMNS", "200")
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "method": (["method=[pul]"], ["no method named 'pul'", "Did you mean pull", "plain, pull, still"]),

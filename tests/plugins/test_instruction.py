@@ -108,3 +108,91 @@ def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
 def test_an_unknown_template_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match="Did you mean question"):
         Instruction(template="questoin")
+
+
+# Conversations
+
+TALK = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "Two and two?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "And one?"},
+    {"role": "assistant", "content": "5"},
+]
+CHATML = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def spoken(objective: Instruction, model: Model, messages: object) -> tuple[list[int], list[int]]:
+    """Give a conversation's tokens, and those that are trained on."""
+    examples = objective.encode([{"messages": messages}], model)
+    batch = objective.collate(examples, model)
+    return batch["input_ids"][0].tolist(), [each for each in batch["labels"][0].tolist() if each != -100]
+
+
+def test_every_answer_of_a_conversation_is_trained_on_and_nothing_else() -> None:
+    model = tiny.model()
+    end = model.tokenizer.eos_token_id
+    tokens, trained = spoken(Instruction(template="question"), model, TALK)
+    first, second = "Be short.\n\nQuestion: Two and two?\nAnswer: ", "Question: And one?\nAnswer: "
+    assert tokens == [*ids(first), *ids("4"), end, *ids(second), *ids("5"), end]
+    assert trained == [*ids("4"), end, *ids("5"), end]
+
+
+def test_a_conversation_by_the_tokenizers_template_is_what_that_writes() -> None:
+    model = tiny.model()
+    model.tokenizer.chat_template = CHATML
+    tokens, trained = spoken(Instruction(template="chat"), model, TALK)
+    assert tokens == model.tokenizer.apply_chat_template(TALK, return_dict=False)
+    end = model.tokenizer.eos_token_id
+    assert trained == [*ids("4"), end, *ids("5"), end]
+
+
+def test_a_template_that_writes_earlier_turns_anew_is_refused_for_conversations() -> None:
+    model = tiny.model()
+    model.tokenizer.chat_template = CHAT
+    with pytest.raises(DataError, match="must write a conversation's beginning the same"):
+        Instruction(template="chat").encode([{"messages": TALK}], model)
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        (TALK[2:], "goes assistant, user, assistant"),
+        (TALK[:2], "goes system, user"),
+        ([], "goes nowhere"),
+        (
+            [{"role": "human", "content": "?"}, TALK[2]],
+            "role must be system or user or assistant, but is 'human'",
+        ),
+        ([{"role": "user", "content": 3}, TALK[2]], "a text as its content"),
+        ("Hello", "messages must be a list, but is 'Hello'"),
+    ],
+)
+def test_what_is_no_conversation_is_refused_with_its_row(messages: object, told: str) -> None:
+    rows = [{"messages": TALK}, {"messages": messages}]
+    with pytest.raises(DataError, match=f"row 2: .*{told}"):
+        Instruction().encode(rows, tiny.model())
+
+
+@pytest.mark.parametrize("template", ["plain", "question", "instruction"])
+@pytest.mark.parametrize("begins", [False, True])
+def test_the_exported_template_gives_the_tokens_that_were_trained(template: str, begins: bool) -> None:
+    model, objective = tiny.model(), Instruction(template=template)
+    if begins:
+        model.tokenizer.bos_token = "</s>"
+        model.tokenizer.add_bos_token = True
+    tokens, _ = spoken(objective, model, TALK)
+    model.tokenizer.chat_template = objective.chat_template(model)
+    assert model.tokenizer.apply_chat_template(TALK, return_dict=False) == tokens
+
+
+def test_the_answer_is_what_transformers_generates() -> None:
+    model, objective = tiny.model(), Instruction(template="plain")
+    prompts = ["Name a flower.", "?"]
+    for prompt, answer in zip(prompts, objective.answer(model, prompts, 8), strict=True):
+        asked = torch.tensor([ids(f"{prompt}\n")])
+        written = model.module.generate(asked, max_new_tokens=8, do_sample=False)[0, asked.shape[1] :]
+        assert answer == model.tokenizer.decode(written, skip_special_tokens=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, unknown_name
+from myosotis.errors import ConfigurationError, DataError, located, unknown_name
 from myosotis.interfaces import Rows, Split, TaskDataset, file_hash
+from myosotis_plugins.objectives.turns import checked_messages
 
 MYOSOTIS_API = 1
 
@@ -21,6 +22,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "instruction": ("prompt", "response"),
     "classification": ("text", "label"),
 }
+CONVERSATION = "messages"
+"""Where a row of instructions may have a whole conversation in place of a prompt and a response."""
 LENGTHS: Mapping[str, int] = {"language_modeling": 128, "instruction": 256, "classification": 128}
 HELD_OUT = 10
 """Every tenth row, or the last tenth of running text, is the test split where no file is named for it."""
@@ -37,7 +40,8 @@ class File(TaskDataset):
         validation: the file for the split of that name.
         test: the file to be scored on.
         objective: what is done with the rows.
-        columns: where the objective's columns stand under other names, such as `{text: body}`.
+        columns: where the objective's columns stand under other names, such as `{text: body}`. Instructions may
+            have whole conversations under `messages`, each a role and a content.
         labels: classification: the labels; those of the rows, sorted, where not given.
         length: the most tokens of a block or a row; 128, for instructions 256, where not given.
         packing: language modelling: `joined` or `isolated`.
@@ -66,16 +70,18 @@ class File(TaskDataset):
             raise ConfigurationError("a file dataset must have a file; name one as train or test")
         if objective not in COLUMNS:
             raise ConfigurationError("objective: " + unknown_name("objective", str(objective), COLUMNS))
-        unknown = set(columns or {}) - set(COLUMNS[objective])
+        known = [*COLUMNS[objective], *([CONVERSATION] if objective == "instruction" else [])]
+        unknown = set(columns or {}) - set(known)
         if unknown:
             raise ConfigurationError(
-                f"columns must name those of {objective} ({', '.join(COLUMNS[objective])}), but names "
+                f"columns must name those of {objective} ({', '.join(known)}), but names "
                 f"{', '.join(sorted(unknown))}"
             )
         if length is not None and length < 1:
             raise ConfigurationError(f"length must be at least 1 token, but got {length}")
         self.chosen = objective
         self.columns = {role: (columns or {}).get(role, role) for role in COLUMNS[objective]}
+        self.conversation = (columns or {}).get(CONVERSATION, CONVERSATION)
         self.labels = labels
         self.length = length or LENGTHS[objective]
         self.packing = packing
@@ -111,7 +117,7 @@ class File(TaskDataset):
         return ":".join(f"{split}={file_hash([path])}" for split, path in self.paths.items())
 
     @cached_property
-    def _first_rows(self) -> list[dict[str, str]]:
+    def _first_rows(self) -> list[dict[str, Any]]:
         return self._read(next(iter(self.paths.values())))
 
     @cached_property
@@ -133,7 +139,7 @@ class File(TaskDataset):
         )
         return split
 
-    def _read(self, path: Path) -> list[dict[str, str]]:
+    def _read(self, path: Path) -> list[dict[str, Any]]:
         _check_file(path)
         text = _decoded(path)
         readers = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
@@ -149,7 +155,10 @@ class File(TaskDataset):
             raise DataError(f"{path} must have at least one row, but has none")
         return rows
 
-    def _row(self, path: Path, line: int, row: Mapping[str, Any]) -> dict[str, str]:
+    def _row(self, path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        if self.chosen == "instruction" and self.conversation in row:
+            with located(f"{path}:{line}"):
+                return {CONVERSATION: checked_messages({CONVERSATION: row[self.conversation]})}
         chosen = {}
         for role, column in self.columns.items():
             if column not in row:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ModelError
-from myosotis.interfaces import Blocks, Model, ModelFactory, Objective, file_hash
+from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective, file_hash
 from myosotis_plugins.blocks import chained_blocks
+from myosotis_plugins.models.exporting import (
+    check_export,
+    export_adapter,
+    export_whole,
+    is_adapter,
+    licence_of,
+    usage,
+)
+from myosotis_plugins.models.saved import put_on
+from myosotis_plugins.models.weights import (
+    LOADING_ERRORS,
+    WEIGHTS,
+    check_weights,
+    load_weights,
+    not_loaded,
+    weight_files,
+)
 from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
 
-WEIGHTS = "*.safetensors"
 FILES = [WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja"]
-LOADING_ERRORS = (OSError, RuntimeError, ValueError, KeyError, SafetensorError)
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+"""What a model is made of, and its fingerprint."""
+CARD = "README.md"
 
 
 class HuggingFace(ModelFactory):
@@ -81,7 +96,7 @@ class HuggingFace(ModelFactory):
             with torch.device("meta"):
                 module = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
         except LOADING_ERRORS as error:
-            raise _not_loaded(folder, error) from error
+            raise not_loaded(folder, error) from error
         check_weights(module, folder)
         if self.quantization != "none":
             module.requires_grad_(False)
@@ -108,6 +123,30 @@ class HuggingFace(ModelFactory):
             model.module.save_pretrained(folder)  # type: ignore[operator]
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
+
+    def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
+        """Load the base, and put an adapter, or whole weights, onto it."""
+        base = self.load(objectives)
+        return Model(put_on(base, saved), base.tokenizer)
+
+    def export(
+        self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
+    ) -> Exported:
+        """Write an adapter of PEFT's, or whole weights, and the tokenizer with the template trained with."""
+        check_export(saved, merge, dtype)
+        adapter = is_adapter(saved) and not merge
+        local = Path(self.path).is_dir()
+        base = str(Path(self.path).resolve()) if local else self.path
+        if adapter:
+            export_adapter(saved, folder, base, self.revision, dtype)
+        else:
+            export_whole(self.load(objectives), saved, folder, dtype)
+        tokenizer = self._tokenizer(saved)
+        templates = [each.chat_template(Model(nn.Module(), tokenizer)) for each in objectives]
+        tokenizer.chat_template = next(filter(None, templates), tokenizer.chat_template)
+        tokenizer.save_pretrained(folder)
+        library = "peft" if adapter else "transformers"
+        return Exported(library, base, licence_of(self._folder()), usage("AutoModelForCausalLM", adapter))
 
     def blocks(self, module: nn.Module) -> Blocks:
         """Find the transformer's blocks; in 8 bits there are none, for rows share the columns left out."""
@@ -154,7 +193,7 @@ class HuggingFace(ModelFactory):
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(self.path, revision=self.revision, allow_patterns=FILES))
+            return Path(snapshot_download(self.path, revision=self.revision, allow_patterns=[*FILES, CARD]))
         except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
             first = str(error).strip().split("\n")[0]
             raise ModelError(
@@ -183,113 +222,6 @@ def _keep_packing(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, Linear4bit):
             layer.support_avx512bf16_for_cpu = False
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Find a folder's weights.
-
-    Raises:
-        ModelError: there are none, or they are pickles, which can run code when they are loaded.
-    """
-    files = sorted(folder.glob(WEIGHTS))
-    if files:
-        return files
-    pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
-    if pickles:
-        raise ModelError(
-            f"{folder} must have its weights as safetensors, but has {', '.join(pickles[:3])}, a pickle, which "
-            "can run code when it is loaded. Convert it where you trust it: load it there with transformers, "
-            "and save it with model.save_pretrained(FOLDER)"
-        )
-    state = "has no weights (*.safetensors)" if folder.is_dir() else "is no folder"
-    raise ModelError(f"a model's folder must have weights, but {folder} {state}")
-
-
-def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Read the names and shapes of a folder's tensors, without the tensors.
-
-    Raises:
-        ModelError: a file is not whole.
-    """
-    found: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ModelError(f"{path} must be a safetensors file, but cannot be read: {error}") from error
-    return found
-
-
-def check_weights(module: nn.Module, folder: Path) -> None:
-    """Hold the shapes of a folder's tensors against a module's.
-
-    Raises:
-        ModelError: they do not fit.
-    """
-    state = module.state_dict(keep_vars=True)
-    expected = {name: tuple(value.shape) for name, value in state.items()}
-    prefix = getattr(module, "base_model_prefix", "")
-    found = shapes(folder)
-    # Some checkpoints hold the body alone, without its prefix.
-    named = {name if name in expected else f"{prefix}.{name}": shape for name, shape in found.items()}
-    if not expected.keys() & named.keys():
-        raise ModelError(
-            f"the weights in {folder} must be those of a {type(module).__name__}, but none of their names fit; "
-            f"they begin with {min(found, default='nothing')}"
-        )
-    for name, shape in named.items():
-        if name in expected and expected[name] != shape:
-            raise ModelError(
-                f"{folder}: {name} must have the shape {list(expected[name])} that config.json gives, but has "
-                f"{list(shape)}"
-            )
-    # Under names that the model does not have, transformers may find what seems to lack.
-    if named.keys() <= expected.keys():
-        given = {id(state[name]) for name in named}  # a tied tensor is in the files under one of its names
-        _check_complete(folder, {name for name, value in state.items() if id(value) not in given})
-
-
-def load_weights(kind: Any, folder: Path, like: nn.Module | None, **arguments: Any) -> nn.Module:
-    """Load a model of a kind with all its weights.
-
-    Args:
-        kind: a class with `from_pretrained`.
-        folder: where the weights are.
-        like: a model whose type and attention the loaded one takes over.
-        arguments: passed on.
-
-    Raises:
-        ModelError: weights are missing or do not fit.
-    """
-    if like is not None:
-        arguments = {
-            "dtype": like.dtype,
-            "attn_implementation": like.config._attn_implementation,  # type: ignore[union-attr]
-            **arguments,
-        }
-    try:
-        with quiet_libraries():
-            module, info = kind.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, **arguments
-            )
-    except LOADING_ERRORS as error:
-        raise _not_loaded(folder, error) from error
-    _check_complete(folder, set(info["missing_keys"]))
-    loaded: nn.Module = module
-    return loaded
-
-
-def _check_complete(folder: Path, missing: Set[str]) -> None:
-    if missing:
-        raise ModelError(
-            f"the weights in {folder} must be complete, but lack {len(missing)}, such as {min(missing)}"
-        )
-
-
-def _not_loaded(folder: Path, error: Exception) -> ModelError:
-    first = str(error).strip().split("\n")[0]
-    return ModelError(f"the model in {folder} cannot be loaded: {first}")
 
 
 @hookimpl

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.interfaces import Blocks, Model, ModelFactory, Objective
+from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective
 from myosotis_plugins.models.huggingface import HuggingFace
 
 MYOSOTIS_API = 1
@@ -59,6 +59,16 @@ class Nano(ModelFactory):
     def save(self, model: Model, folder: Path) -> None:
         """Write a PEFT adapter where there is one, else the whole model."""
         self._folder.save(model, folder)
+
+    def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
+        """Load the base, and put an adapter, or whole weights, onto it."""
+        return self._folder.restore(saved, objectives)
+
+    def export(
+        self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
+    ) -> Exported:
+        """Write an adapter of PEFT's, or whole weights, and the tokenizer."""
+        return self._folder.export(saved, folder, objectives, merge, dtype)
 
 
 @hookimpl

@@ -58,17 +58,21 @@ def padded(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "rows token
     return torch.from_numpy(filled)
 
 
-def completion_batch(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Batch:
-    """Collate prompts and responses; only the responses are trained on."""
+def completion_batch(
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]] | None = None,
+) -> Batch:
+    """Collate prompts and what follows them; of that, the labels are trained on, all of it where not given."""
     whole = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    labels = [
-        [IGNORED] * len(prompt) + list(response) for prompt, response in zip(prompts, responses, strict=True)
+    trained = [
+        [IGNORED] * len(prompt) + list(each)
+        for prompt, each in zip(prompts, labels or responses, strict=True)
     ]
-    mask = [[1] * len(row) for row in whole]
     return {
         "input_ids": padded(whole, 0),
-        "labels": padded(labels, IGNORED),
-        "attention_mask": padded(mask, 0),
+        "labels": padded(trained, IGNORED),
+        "attention_mask": padded([[1] * len(row) for row in whole], 0),
     }
 
 

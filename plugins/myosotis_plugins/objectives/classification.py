@@ -107,6 +107,12 @@ class Classification(Objective):
             "tokens": np.ones(len(examples), dtype=np.int64),
         }
 
+    def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Give each text's likeliest label."""
+        examples = self.encode([{"text": prompt, "label": self.labels[0]} for prompt in prompts], model)
+        found = self.predict(model.module, examples, model)["prediction"]
+        return [self.labels[number] for number in found]
+
 
 @dataclass(frozen=True)
 class _Layout:

@@ -9,26 +9,32 @@ from typing import Any
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, unknown_name
+from myosotis.errors import ConfigurationError, DataError, located, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
 from myosotis_plugins.objectives import causal
+from myosotis_plugins.objectives.generation import continued
+from myosotis_plugins.objectives.turns import (
+    TEMPLATES,
+    Messages,
+    Turn,
+    checked_messages,
+    turns_by_chat_template,
+)
 
 MYOSOTIS_API = 1
 
-TEMPLATES = {
-    "plain": "{prompt}\n",
-    "question": "Question: {prompt}\nAnswer: ",
-    "instruction": "### Instruction:\n{prompt}\n\n### Response:\n",
-}
 CHAT = "chat"
 
 
 @dataclass(frozen=True)
 class Instruction(Objective):
-    """Answer a prompt; rows are `{"prompt": …, "response": …}`. The end of the response is learned too.
+    """Answer a prompt; the end of a response is learned too.
+
+    Rows are `{"prompt": …, "response": …}`, or conversations, `{"messages": [{"role": …, "content": …}, …]}`, with
+    the roles system, user and assistant. Of those every answer is trained on, and scored.
 
     Args:
-        length: the most tokens a row may have; the prompt's beginning is cut to fit, the response never.
+        length: the most tokens a row may have; the first prompt's beginning is cut to fit, a response never.
         template: `plain`, `question`, `instruction`, or `chat` for the tokenizer's own chat template.
     """
 
@@ -46,33 +52,44 @@ class Instruction(Objective):
         """Put each row into the template.
 
         Raises:
-            DataError: a response is empty or longer than a row may be, or the tokenizer has no chat template.
+            DataError: a row is no conversation, its responses leave no room, or the tokenizer has no chat template.
         """
-        all_rows = [rows[index] for index in range(len(rows))]
-        prompts = self._prompts([row["prompt"] for row in all_rows], model)
-        responses = causal.token_ids(model, [row["response"] for row in all_rows], special=False)
-        end = getattr(model.tokenizer, "eos_token_id", None)
-        ends = [] if end is None else [end]
+        chats = []
+        for index in range(len(rows)):
+            with located(f"row {index + 1}"):
+                chats.append(checked_messages(rows[index]))
+        turns = self._turns(chats, model)
+        first = causal.token_ids(model, [each[0].prompt for each in turns], special=self.template != CHAT)
+        texts = [[text for turn in each for text in (turn.prompt, turn.response)][1:] for each in turns]
+        # A row's first prompt is apart: only it may begin with a special token, and be cut.
+        flat = iter(causal.token_ids(model, [text for each in texts for text in each], special=False))
+        pieces = [[next(flat) for _ in each] for each in texts]
         return [
-            self._example(number, prompt, [*response, *ends])
-            for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True), 1)
+            self._example(number, prompt, each, model.tokenizer)
+            for number, (prompt, each) in enumerate(zip(first, pieces, strict=True), 1)
         ]
 
-    def _prompts(self, prompts: Sequence[str], model: Model) -> list[list[int]]:
+    def _turns(self, chats: Sequence[Messages], model: Model) -> list[list[Turn]]:
         if self.template != CHAT:
-            texts = [TEMPLATES[self.template].format(prompt=prompt) for prompt in prompts]
-            return causal.token_ids(model, texts)
+            return [TEMPLATES[self.template].turns(chat) for chat in chats]
         if not model.tokenizer.chat_template:
             raise DataError(
                 f"template=chat must have a tokenizer with a chat template, but this model's has none; "
                 f"use one of {', '.join(TEMPLATES)}"
             )
-        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        texts = model.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        # The template writes the special tokens itself.
-        return causal.token_ids(model, texts, special=False)
+        return [turns_by_chat_template(model.tokenizer, chat) for chat in chats]
 
-    def _example(self, number: int, prompt: list[int], response: list[int]) -> Example:
+    def _example(
+        self, number: int, prompt: list[int], pieces: Sequence[list[int]], tokenizer: Any
+    ) -> Example:
+        """Join a row's pieces: its first prompt, and the response, prompt, response … that follow."""
+        end = getattr(tokenizer, "eos_token_id", None)
+        response, labels = list[int](), list[int]()
+        for index, piece in enumerate(pieces):
+            answers = index % 2 == 0
+            whole = [*piece, end] if answers and end is not None and end not in piece else piece
+            response += whole
+            labels += whole if answers else [causal.IGNORED] * len(whole)
         if not response:
             raise DataError(f"row {number}: a response must have at least one token, but is empty")
         room = self.length - len(response)
@@ -81,16 +98,16 @@ class Instruction(Objective):
                 f"row {number}: a response must leave room for its prompt in {self.length} tokens, but has "
                 f"{len(response)}; raise length, or shorten the response"
             )
-        return {"prompt": prompt[-room:], "response": response}
+        return {"prompt": prompt[-room:], "response": response, "labels": labels}
 
     def tokens(self, example: Example) -> int:
         """Count the row's tokens."""
         return len(example["prompt"]) + len(example["response"])
 
     def collate(self, examples: Sequence[Example], model: Model) -> Batch:
-        """Pad prompts and responses to one length."""
+        """Pad rows to one length."""
         return causal.completion_batch(
-            [example["prompt"] for example in examples], [example["response"] for example in examples]
+            *([example[part] for example in examples] for part in ("prompt", "response", "labels"))
         )
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
@@ -104,6 +121,20 @@ class Instruction(Objective):
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each response's summed loss in nats and its number of tokens."""
         return causal.token_losses(module, causal.on_device(self.collate(examples, model), module))
+
+    def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Write a response to each prompt."""
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        asked = [each[0].prompt for each in self._turns(chats, model)]
+        ids = causal.token_ids(model, asked, special=self.template != CHAT)
+        return continued(model, ids, max_new_tokens)
+
+    def chat_template(self, model: Model) -> str | None:
+        """Write the named template in Jinja."""
+        if self.template == CHAT:
+            return None
+        first = causal.token_ids(model, ["a"])[0][0]
+        return TEMPLATES[self.template].jinja(begins=first == model.tokenizer.bos_token_id)
 
 
 @hookimpl

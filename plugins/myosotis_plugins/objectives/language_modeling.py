@@ -14,6 +14,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
 from myosotis_plugins.objectives import causal
+from myosotis_plugins.objectives.generation import continued
 
 MYOSOTIS_API = 1
 
@@ -86,6 +87,10 @@ class LanguageModeling(Objective):
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each block's summed loss in nats and its number of predicted tokens."""
         return causal.token_losses(module, causal.on_device(self.collate(examples, model), module))
+
+    def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Write on from each prompt."""
+        return continued(model, causal.token_ids(model, prompts), max_new_tokens)
 
 
 def _block(pieces: Sequence[Sequence[int]]) -> Example:

@@ -1,0 +1,377 @@
+"""Out of the door: what is exported loads without this project, scores as the trial did, and serves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from huggingface_hub import HfApi, ModelCard, RepoUrl
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+import myosotis
+from myosotis.ledger import StudyRecord, read_json, read_scores
+from tests.plugins import tiny
+
+ROWS = [{"prompt": f"What comes after {number}?", "response": str(number + 1)} for number in range(40)]
+METHODS = ("lora", "full", "prefix", "adapters", "adapter_per_task")
+Export = Callable[..., None]
+LICENCE = "---\nlicense: cc-by-4.0\n---\n"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, rows, and trials of several methods."""
+    folder = tmp_path_factory.mktemp("export")
+    tiny.save(tiny.llama(width=64, blocks=2), folder / "base")
+    (folder / "base" / "README.md").write_text(LICENCE)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for quantization, methods in {"none": METHODS, "8bit": ("lora",), "nf4": ("lora",)}.items():
+            arms = ",".join(f"[{method}]" for method in methods)
+            _study(f"method={arms}", f"model.quantization={quantization}", f"study={quantization}")
+    return folder
+
+
+@pytest.fixture
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(home)
+    return home
+
+
+def _study(*overrides: str) -> StudyRecord:
+    return myosotis.run(
+        [
+            "model=huggingface",
+            "model.path=base",
+            "dataset=[]",
+            "+dataset@dataset.sums=file",
+            "dataset.sums.train=rows.jsonl",
+            "dataset.sums.objective=instruction",
+            "dataset.sums.template=question",
+            "probe=[]",
+            "trainer.max_steps=30",
+            "trainer.accelerator=cpu",
+            "optimizer.learning_rate=0.01",
+            "logger=none",
+            "evaluation.resamples=100",
+            "hydra.launcher.workers=1",
+            *overrides,
+        ]
+    )
+
+
+def trial(home: Path, method: str = "lora", quantization: str = "none") -> Path:
+    """Find the run folder of a method's trial."""
+    trials = myosotis.load_study(quantization, home / "studies").trials
+    [found] = trials[trials.arm == method].trial
+    return home / "studies" / quantization / str(found)
+
+
+@pytest.fixture
+def export(call: Any) -> Export:
+    """Give a function that exports on the command line, or is refused there."""
+
+    def run(*arguments: str, refused: str = "") -> None:
+        code, _, error = call("export", *arguments)
+        assert code == (2 if refused else 0), error
+        assert re.search(refused, error)
+
+    return run
+
+
+def logits(model: Any) -> torch.Tensor:
+    ids = torch.tensor([tiny.tokenizer()("Question: What comes after 7?\nAnswer: ")["input_ids"]])
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(ids).logits
+    return found
+
+
+def trained(home: Path, method: str = "lora", **options: Any) -> torch.Tensor:
+    """Give the logits of what the trial saved, loaded by the libraries themselves."""
+    saved = trial(home, method) / "adapter"
+    if method == "full":
+        return logits(AutoModelForCausalLM.from_pretrained(saved))
+    base = AutoModelForCausalLM.from_pretrained(home / "base", **options)
+    return logits(PeftModel.from_pretrained(base, saved))
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_an_adapter_loads_by_peft_with_the_same_logits(
+    method: str, at_home: Path, tmp_path: Path, export: Export
+) -> None:
+    export(trial(at_home, method).name, "--to", str(tmp_path / "out"))
+    assert torch.equal(
+        logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")), trained(at_home, method)
+    )
+
+
+def test_whole_weights_load_by_transformers_with_the_same_logits(
+    at_home: Path, tmp_path: Path, export: Export
+) -> None:
+    export(str(trial(at_home, "full")), "--to", str(tmp_path / "out"))
+    found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
+    assert torch.equal(found, trained(at_home, "full"))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])
+def test_a_merged_model_has_the_adapters_logits(
+    dtype: str | None, at_home: Path, tmp_path: Path, export: Export
+) -> None:
+    options = ["--dtype", dtype] if dtype else []
+    export(trial(at_home).name[:8], "--to", str(tmp_path / "out"), "--merge", *options)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert merged.dtype == getattr(torch, dtype or "float32")
+    expected = trained(at_home)
+    tolerance = {None: 1e-5, "float16": 1e-2, "bfloat16": 1e-1}[dtype]
+    torch.testing.assert_close(
+        logits(merged).float(), expected, rtol=0, atol=tolerance * float(expected.abs().max())
+    )
+
+
+@pytest.mark.parametrize(
+    ("quantization", "tolerance"),
+    # In 8 bits a layer's inputs are rounded too, which full weights do without.
+    [("nf4", 1e-4), ("8bit", 0.05)],
+)
+def test_an_adapter_on_a_quantized_base_is_merged_into_what_its_codes_stand_for(
+    quantization: str, tolerance: float, at_home: Path, tmp_path: Path, export: Export
+) -> None:
+    run = trial(at_home, quantization=quantization)
+    export(str(run), "--to", str(tmp_path / "out"), "--merge")
+    settings = {
+        "8bit": BitsAndBytesConfig(load_in_8bit=True),
+        "nf4": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        ),
+    }
+    base = AutoModelForCausalLM.from_pretrained(at_home / "base", quantization_config=settings[quantization])
+    for layer in base.modules():
+        if isinstance(layer, Linear4bit):  # or it would be packed anew, with other scales, as it is evaluated
+            layer.support_avx512bf16_for_cpu = False
+    expected = logits(PeftModel.from_pretrained(base, run / "adapter"))
+    found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
+    assert not hasattr(AutoModelForCausalLM.from_pretrained(tmp_path / "out").config, "quantization_config")
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+def test_the_exported_model_scores_as_the_trial_did(at_home: Path, tmp_path: Path, export: Export) -> None:
+    """With transformers alone: the chat template that came along, and the loss on the responses."""
+    export(trial(at_home).name, "--to", str(tmp_path / "out"), "--merge")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    losses, tokens = 0.0, 0
+    for row in ROWS[9::10]:
+        chat = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
+        whole = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=False)
+        prompt = tokenizer.apply_chat_template(chat[:1], return_dict=False, add_generation_prompt=True)
+        labels = whole.clone()
+        labels[:, : len(prompt)] = -100
+        count = whole.shape[1] - len(prompt)
+        with torch.no_grad():
+            losses += model(whole, labels=labels).loss.item() * count
+        tokens += count
+    scores = read_scores(trial(at_home) / "scores.jsonl")
+    [last] = [each for each in scores if each.stage == 1 and each.metric == "cross_entropy"]
+    assert last.n == tokens
+    assert losses / tokens == pytest.approx(last.value, rel=1e-4)
+
+
+def test_the_card_says_what_the_model_is(at_home: Path, tmp_path: Path, export: Export) -> None:
+    run = trial(at_home)
+    export(run.name, "--to", str(tmp_path / "sums"))
+    card = ModelCard.load(tmp_path / "sums" / "README.md")
+    assert (card.data.library_name, card.data.license, card.data.tags) == (
+        "peft",
+        "cc-by-4.0",
+        ["myosotis", "lora"],
+    )
+    assert card.data.base_model is None  # a folder is no model of the Hub
+    last = read_scores(run / "scores.jsonl")[-1]
+    identity = read_json(run / "manifest.json")["identities"]["sums"]
+    expected = f"| sums (task) | test | {last.metric} | "
+    assert expected in card.content
+    assert f" | {last.value:.4g} | {last.low:.4g} to {last.high:.4g} | {last.n:,} |" in card.content
+    assert identity in card.content
+    assert "learning_rate: 0.01" in card.content
+    assert 'AutoPeftModelForCausalLM.from_pretrained("sums")' in card.content
+    assert str(tmp_path) not in card.content
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "told"),
+    [
+        ("full", ["--merge"], "--merge must have an adapter, but this trial trained whole weights"),
+        ("prefix", ["--merge"], "trained virtual tokens"),
+        ("adapters", [], "which have no bottleneck adapters"),
+        ("adapter_per_task", [], r"an adapter for each stage \(stage1\)"),
+        ("lora", ["--dtype", "int8"], "--dtype must be float32 or bfloat16 or float16, but got int8"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
+    method: str, options: list[str], told: str, at_home: Path, tmp_path: Path, export: Export
+) -> None:
+    export(trial(at_home, method).name, "--to", str(tmp_path / "out"), *options, refused=told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_into_a_folder_that_holds_something(
+    at_home: Path, tmp_path: Path, export: Export
+) -> None:
+    (tmp_path / "thesis.tex").write_text("all of it")
+    export(trial(at_home).name, "--to", str(tmp_path), refused="--to must be a new or an empty folder")
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_trials_are_found_by_what_identifies_them(at_home: Path, tmp_path: Path, export: Export) -> None:
+    export("zzz", "--to", str(tmp_path / "out"), refused="no trial whose id begins with 'zzz'")
+    copied = tmp_path / "studies" / "one"
+    for name in ("aa1111111111", "aa2222222222"):
+        shutil.copytree(trial(at_home), copied / name)
+    export(
+        "aa",
+        "--to",
+        str(tmp_path / "out"),
+        "--studies",
+        str(copied.parent),
+        refused="but aa1111111111, aa2222222222 begin so",
+    )
+    (copied / "aa1111111111" / "result.json").unlink()
+    export(
+        "aa1",
+        "--to",
+        str(tmp_path / "out"),
+        "--studies",
+        str(copied.parent),
+        refused="the trial aa1111111111 must be finished, but is unfinished",
+    )
+    shutil.rmtree(copied / "aa2222222222" / "adapter")
+    export(
+        "aa2", "--to", str(tmp_path / "out"), "--studies", str(copied.parent), refused="trainer.save=false"
+    )
+
+
+# The Hub
+
+
+def test_pushing_uploads_the_folder_privately(
+    at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from myosotis.export import push
+
+    calls: list[tuple[Any, ...]] = []
+
+    def create(self: HfApi, *given: Any, **named: Any) -> RepoUrl:
+        calls.append((given, named))
+        return RepoUrl("https://huggingface.co/me/sums")
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **named: calls.append((named,)))
+    assert push(tmp_path, "me/sums") == "https://huggingface.co/me/sums"
+    assert calls == [
+        (("me/sums",), {"private": True, "exist_ok": True}),
+        ({"repo_id": "me/sums", "folder_path": tmp_path},),
+    ]
+
+
+def test_a_hub_that_cannot_be_reached_leaves_the_folder_and_says_what_to_do(
+    at_home: Path, tmp_path: Path, export: Export
+) -> None:
+    export(
+        trial(at_home).name,
+        "--to",
+        str(tmp_path / "out"),
+        "--push-to-hub",
+        "me/sums",
+        refused=r"me/sums cannot be written: .*hf upload me/sums",
+    )
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+# Side by side
+
+
+def test_compare_shows_what_the_base_and_the_trials_answer(at_home: Path, call: Any) -> None:
+    prompt = "What comes after 7?"
+    answers = {}
+    for name, folder in {"base": at_home / "base", "full": trial(at_home, "full") / "adapter"}.items():
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        asked = torch.tensor([tiny.tokenizer()(f"Question: {prompt}\nAnswer: ")["input_ids"]])
+        written = model.generate(asked, max_new_tokens=3, do_sample=False)[0, asked.shape[1] :]
+        answers[name] = tiny.tokenizer().decode(written, skip_special_tokens=True).strip()
+    assert answers["base"] != answers["full"]
+    trials = [trial(at_home, "full").name, trial(at_home).name]
+    _, printed, _ = call("compare", *trials, "--prompt", prompt, "--max-new-tokens", "3")
+    header, row = [line for line in printed.splitlines() if "base" in line or "What comes" in line]
+    assert header.split()[:2] == ["prompt", "base"]
+    assert all(answer in row for answer in answers.values())
+
+
+# Serving
+
+
+@pytest.fixture
+def server(at_home: Path, tmp_path: Path, export: Export) -> Iterator[tuple[str, Path]]:
+    """`transformers serve` on a merged export, on loopback: its address, and the folder."""
+    folder = tmp_path / "sums"
+    export(trial(at_home).name, "--to", str(folder), "--merge")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("transformers")
+    command = [program, "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with (tmp_path / "serve.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(f"{address}/health", process, tmp_path / "serve.log")
+        yield address, folder
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=1)
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise AssertionError(log.read_text())
+
+
+def test_an_exported_model_serves(server: tuple[str, Path]) -> None:
+    address, folder = server
+    chat = [{"role": "user", "content": "What comes after 7?"}]
+    body = {"model": str(folder), "messages": chat, "max_tokens": 3, "temperature": 0}
+    request = urllib.request.Request(
+        f"{address}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        answer = json.load(response)["choices"][0]["message"]["content"]
+    asked = torch.tensor([tiny.tokenizer()("Question: What comes after 7?\nAnswer: ")["input_ids"]])
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    written = model.generate(asked, max_new_tokens=3, do_sample=False)[0, asked.shape[1] :]
+    assert answer == tiny.tokenizer().decode(written, skip_special_tokens=True)
