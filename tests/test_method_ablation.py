@@ -94,7 +94,7 @@ def test_what_is_chosen_is_what_the_results_give(
 def test_the_tables_are_what_the_results_give(render: ModuleType, trials: dict[str, pd.DataFrame]) -> None:
     text = FOLDER.with_suffix(".md").read_text(encoding="utf-8")
     tables = {(match["name"], match["model"]) for match in render.MARKED.finditer(text)}
-    assert tables >= set(itertools.product(render.TABLES, ["nano"]))
+    assert tables == set(itertools.product(render.TABLES, MODELS))
     assert render.rendered(text, trials) == text
 
 
