@@ -29,7 +29,7 @@ from myosotis.testing import (
     TaskDatasetTestSuite,
     make_task,
 )
-from myosotis_plugins.metrics import Accuracy
+from myosotis_plugins.metrics.labels import Accuracy
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "digits_validation"

@@ -54,7 +54,7 @@ from myosotis.testing.rehearsal import registry_without_plugins
 from myosotis.trial import TrialRun
 from myosotis.workspace import Workspace
 from myosotis_plugins.methods.lora import LoRA
-from myosotis_plugins.metrics import CrossEntropy
+from myosotis_plugins.metrics.language import CrossEntropy
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
 
 WARM_UP = 4

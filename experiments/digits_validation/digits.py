@@ -45,7 +45,7 @@ from myosotis.interfaces import (
     file_hash,
 )
 from myosotis_plugins.methods import agem, derpp, ewc, full, l2sp, lwf, replay
-from myosotis_plugins.metrics import Accuracy
+from myosotis_plugins.metrics.labels import Accuracy
 
 MYOSOTIS_API = 1
 

@@ -72,12 +72,20 @@ def predict(
     with evaluating(model.module), runtime.forward():
         for start in range(0, len(examples), batch_size):
             batch = [examples[index] for index in range(start, min(start + batch_size, len(examples)))]
-            parts.append(task.objective.predict(model.module, batch, model))
+            parts.append(predict_batch(task, model.module, batch, model))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def predict_batch(task: Task, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+    """Predict one batch, and let the module write where a metric asks for it."""
+    columns = task.objective.predict(module, examples, model)
+    if any(metric.generates for metric in task.metrics.values()):
+        return {**columns, **task.objective.generate(module, examples, model)}
+    return columns
+
+
 def interval(metric: Metric, columns: Columns, resamples: int) -> tuple[float, float]:
-    """Give the 95 % percentile-bootstrap interval of a metric over examples (Efron 1979)."""
+    """Give the 95 % percentile-bootstrap interval of a metric over examples (Efron 1979), of prepared columns."""
     generator = np.random.default_rng(0)
     size = len(next(iter(columns.values())))
     values = np.empty(resamples)
@@ -91,15 +99,17 @@ def interval(metric: Metric, columns: Columns, resamples: int) -> tuple[float, f
 def score(task: Task, columns: Columns, stage: int, step: int, split: str, resamples: int) -> Iterator[Score]:
     """Score predictions by every metric of the task."""
     for name, metric in task.metrics.items():
-        low, high = interval(metric, columns, resamples)
+        prepared = metric.prepare(columns)
+        low, high = interval(metric, prepared, resamples)
         yield Score(
             stage,
             step,
             task.name,
             split,
             name,
-            float(metric.value(columns)),
-            metric.count(columns),
+            float(metric.value(prepared)),
+            metric.count(prepared),
             low,
             high,
+            task.objective.generation if metric.generates else "",
         )

@@ -49,10 +49,18 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its module and, where it has one, its tokenizer."""
+    """A loaded model.
+
+    Attributes:
+        module: the module.
+        tokenizer: its tokenizer, where it has one.
+        new: paths of modules that did not come with the base and begin with random weights, such as a head of
+            labels; a method that freezes the base must let them train, and save them.
+    """
 
     module: nn.Module
     tokenizer: Any = None
+    new: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,21 @@ class Objective(Plugin):
         The module may be on a GPU: move to its device what is made of the examples, and the columns back.
         """
 
+    @property
+    def generation(self) -> str:
+        """How `generate` writes; it stands beside the scores of what was written."""
+        return ""
+
+    def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+        """Let the module write for examples, in one batch: the columns `text` and `reference`. Without gradients.
+
+        Raises:
+            ConfigurationError: the objective has nothing written.
+        """
+        raise ConfigurationError(
+            f"the objective {type(self).__name__} has nothing written that a metric of texts could score"
+        )
+
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Say what a model makes of prompts of a user's, each put as a row's is. Called without gradients.
 
@@ -165,10 +188,16 @@ class Metric(Plugin):
     """A score of predictions."""
 
     higher_is_better: ClassVar[bool]
+    generates: ClassVar[bool] = False
+    """Whether it reads what the objective's `generate` gives besides."""
+
+    def prepare(self, columns: Columns) -> Columns:
+        """Work out once what `value` and `count` read: columns of numbers, one element an example."""
+        return columns
 
     @abstractmethod
     def value(self, columns: Columns) -> float:
-        """Score the predictions; the interval comes from calling this on resampled examples."""
+        """Score what `prepare` gave; the interval comes from calling this on resampled examples."""
 
     def count(self, columns: Columns) -> int:
         """Count what the score is a mean over: the examples, unless a metric says otherwise."""
@@ -257,6 +286,10 @@ class ModelFactory(Plugin):
         Raises:
             ModelError: weights are missing, of a refused kind, or do not fit.
         """
+
+    def variant(self, objectives: Collection[Objective]) -> str:
+        """Say what of the objectives makes another model of the base, such as labels; without loading it."""
+        return ""
 
     @abstractmethod
     def outline(self, objectives: Collection[Objective]) -> Model:

@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from myosotis.batches import Group, MixedBatch
-from myosotis.evaluation import Runtime, evaluating
+from myosotis.evaluation import Runtime, evaluating, predict_batch
 from myosotis.interfaces import Batch, Columns, Example, Model, Task
 from myosotis.stacking import Stack
 
@@ -127,7 +127,7 @@ def predict_together(
         for start in range(0, len(examples), chunk):
             batch = [examples[index] for index in range(start, min(start + chunk, len(examples)))]
             with stack.rows([len(batch)] * trials):
-                columns = task.objective.predict(stack.module, batch * trials, model)
+                columns = predict_batch(task, stack.module, batch * trials, model)
             parts.append({name: np.split(column, trials) for name, column in columns.items()})
     return [
         {name: np.concatenate([part[name][trial] for part in parts]) for name in parts[0]}

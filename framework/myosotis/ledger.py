@@ -47,6 +47,7 @@ SCORE_COLUMNS = (
     "n",
     "low",
     "high",
+    "settings",
 )
 VARIANT_COLUMNS = ("variant", *SCORE_COLUMNS)
 PREFIX_FOLDER = ".prefix"
@@ -74,6 +75,7 @@ class Score:
         n: what the value is a mean over, such as tokens or rows.
         low: lower end of the 95 % bootstrap interval over examples.
         high: upper end.
+        settings: how what was scored was written, where it was; empty for other scores.
     """
 
     stage: int
@@ -85,6 +87,7 @@ class Score:
     n: int
     low: float
     high: float
+    settings: str = ""
 
 
 @dataclass(frozen=True)

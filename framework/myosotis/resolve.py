@@ -122,7 +122,7 @@ class Resolver:
         curriculum = self._typed(config.curriculum, resolved["curriculum"], CurriculumConfig)
         stages = build_stages(curriculum, resolved["mix"], trained, resolved["seed"])
         identities = {
-            "model": self._identity("model", resolved["model"], model),
+            "model": self._model_identity(resolved["model"], model, tasks),
             **{name: self._task_identity(task, resolved) for name, task in tasks.items()},
         }
         method_identities = {
@@ -251,6 +251,11 @@ class Resolver:
             self._fingerprint(path, node, plugin),
         ]
         return content_hash(identity)
+
+    def _model_identity(self, node: Mapping[str, Any], model: ModelFactory, tasks: Mapping[str, Task]) -> str:
+        identity = self._identity("model", node, model)
+        variant = model.variant([task.objective for task in tasks.values()])
+        return content_hash([identity, variant]) if variant else identity
 
     def _task_identity(self, task: Task, resolved: Mapping[str, Any]) -> str:
         group = "dataset" if task.role == "task" else "probe"

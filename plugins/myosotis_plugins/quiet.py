@@ -13,8 +13,9 @@ def quiet_libraries() -> Iterator[None]:
     """Load models and insert adapters without progress bars and notices that the user can do nothing about."""
     from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # would list a head's weights as missing, which are to be new
     # Recommends an optional package of kernels, at the first import.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
@@ -27,5 +28,6 @@ def quiet_libraries() -> Iterator[None]:
             )
             yield
     finally:
+        transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()

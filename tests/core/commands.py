@@ -50,6 +50,7 @@ COLUMNS = [
     "n",
     "low",
     "high",
+    "settings",
 ]
 """The columns of a study's scores: one row a score."""
 

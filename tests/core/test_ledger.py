@@ -243,6 +243,7 @@ def test_reading_a_study_whose_trials_came_to_different_ends(tmp_path: Path) -> 
             "n",
             "low",
             "high",
+            "settings",
         ]
     )
     assert record.scores.values.tolist() == [

@@ -20,12 +20,17 @@ BUILT_IN = (
     "methods.full",
     "methods.lora",
     "methods.replay",
-    "metrics",
+    "metrics.labels",
+    "metrics.language",
+    "metrics.tags",
+    "metrics.text",
     "models.huggingface",
     "models.nano",
     "objectives.classification",
     "objectives.instruction",
     "objectives.language_modeling",
+    "objectives.sequence_to_sequence",
+    "objectives.token_classification",
 )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from myosotis.errors import ConfigurationError, DataError
@@ -168,7 +170,12 @@ MISTAKES: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.csv", 'text\n"a\n', {}, "must be CSV, but: "),
     ("a.csv", "body,n\na,1\n", {}, "a.csv:2: must have a column 'text', but has: body, n"),
     ("a.csv", "text\n", {}, "a.csv must have at least one row, but has none"),
-    ("a.txt", "a\n", {"objective": "instruction"}, "a.txt must be .jsonl, .csv or .tsv for instruction"),
+    (
+        "a.txt",
+        "a\n",
+        {"objective": "instruction"},
+        "a.txt must be .jsonl, .csv, .tsv or .parquet for instruction",
+    ),
     (
         "a.csv",
         "text,label\na,yes\nb,yess\n",
@@ -207,3 +214,84 @@ def test_a_file_that_is_not_there_is_refused_with_the_nearest(
 def test_parameters_that_cannot_be_are_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         File(**parameters)
+
+
+# Other kinds of rows
+
+
+CONLL = "-DOCSTART- -X- O O\n\nIn\tO\nNew\tB-place\nYork\tI-place\n\n\nRain\tO\n"
+
+
+def test_conll_gives_sentences_with_their_tags(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.conll", CONLL)
+    dataset = File(test=path, objective="token_classification", labels=None)
+    assert listed(dataset.split("test")) == [
+        {"tokens": ["In", "New", "York"], "tags": ["O", "B-place", "I-place"]},
+        {"tokens": ["Rain"], "tags": ["O"]},
+    ]
+    assert dataset.objective() == (
+        "token_classification",
+        {"length": 128, "tags": ["B-place", "I-place", "O"]},
+    )
+
+
+def test_a_line_of_conll_without_a_tag_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.conll", "In\tO\nNew\n")
+    with pytest.raises(DataError, match=re.escape(f"{path}:2: must have a word and, last, its tag")):
+        File(test=path, objective="token_classification").split("test")
+
+
+def test_an_unknown_tag_is_told_with_its_sentence(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.conll", CONLL)
+    dataset = File(test=path, objective="token_classification", labels=["O", "B-place"])
+    with pytest.raises(DataError, match=re.escape(f"{path}:3: there is no label named 'I-place'")):
+        dataset.split("test")
+
+
+def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-x"]}, {"tokens": ["c"], "tags": ["O"]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    other = written(tmp_path, "a.jsonl", json_lines(*rows))
+    for path in (str(tmp_path / "a.parquet"), other):
+        assert listed(File(test=path, objective="token_classification").split("test")) == rows
+    broken = written(tmp_path, "b.parquet", "no table")
+    with pytest.raises(DataError, match=re.escape(f"{broken} must be Parquet")):
+        File(test=broken, objective="token_classification").split("test")
+
+
+def test_a_conversation_stands_for_prompt_and_response(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    path = written(tmp_path, "a.jsonl", json_lines({"chat": talk}, {"prompt": "a", "response": "b"}))
+    dataset = File(test=path, objective="instruction", columns={"messages": "chat"})
+    assert listed(dataset.split("test")) == [{"messages": talk}, {"prompt": "a", "response": "b"}]
+    wrong = written(tmp_path, "b.jsonl", json_lines({"messages": talk[1:]}))
+    with pytest.raises(DataError, match=re.escape(f"{wrong}:1: a chat must begin with the user")):
+        File(test=wrong, objective="instruction").split("test")
+
+
+def test_further_parameters_go_to_the_objective_and_metrics_are_chosen(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", json_lines({"source": "a", "target": "b"}))
+    dataset = File(
+        test=path,
+        objective="sequence_to_sequence",
+        template="say {source}",
+        options={"target_length": 9},
+        metrics=["bleu"],
+    )
+    assert dataset.objective()[1] == {"length": 128, "template": "say {source}", "target_length": 9}
+    assert dataset.metrics() == ("bleu",)
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "told"),
+    [
+        ("sequence_to_sequence", {"source": ["a"], "target": "b"}, "'source' must be text, but is list"),
+        ("token_classification", {"tokens": ["a"], "tags": 3}, "'tags' must be a list of words, but is int"),
+    ],
+)
+def test_a_value_of_another_type_is_told(
+    objective: Any, row: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "a.jsonl", json_lines(row))
+    with pytest.raises(DataError, match=re.escape(f"{path}:1: column {told}")):
+        File(test=path, objective=objective).split("test")

@@ -10,8 +10,12 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -19,6 +23,8 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from myosotis.cohort import run_trial
@@ -28,7 +34,7 @@ from myosotis.ledger import Score
 from myosotis.testing import MethodTestSuite, make_task
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
 from myosotis.workspace import Workspace
-from myosotis_plugins.metrics import CrossEntropy
+from myosotis_plugins.metrics.language import CrossEntropy
 from myosotis_plugins.models.huggingface import HuggingFace
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
 
@@ -61,6 +67,67 @@ def tokenizer() -> PreTrainedTokenizerFast:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
+
+
+def encoder_tokenizer() -> PreTrainedTokenizerFast:
+    """Make a tokenizer with a token for each byte, and those that encoders add."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*special, *alphabet])}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
+
+
+def distilbert(seed: int = 0) -> DistilBertForMaskedLM:
+    """Make an encoder with the head that predicts masked tokens."""
+    config = DistilBertConfig(
+        vocab_size=260,
+        dim=16,
+        hidden_dim=32,
+        n_layers=2,
+        n_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    torch.manual_seed(seed)
+    return DistilBertForMaskedLM(config)
+
+
+def bert(seed: int = 0) -> BertModel:
+    """Make the body of an encoder, whose pooling layer is part of what classifies."""
+    config = BertConfig(
+        vocab_size=260,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(seed)
+    return BertModel(config)
+
+
+def t5(seed: int = 0) -> T5ForConditionalGeneration:
+    """Make an encoder and a decoder."""
+    config = T5Config(
+        vocab_size=260, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
+    torch.manual_seed(seed)
+    return T5ForConditionalGeneration(config)
+
+
+def save_encoder(module: Any, folder: Path) -> Path:
+    """Save a model with the encoders' tokenizer as a folder."""
+    module.save_pretrained(folder)
+    encoder_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def llama(attention: str = "sdpa", width: int = 16, blocks: int = BLOCKS, seed: int = 0) -> LlamaForCausalLM:

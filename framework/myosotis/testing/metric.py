@@ -28,7 +28,8 @@ class MetricTestSuite(PluginTestSuite[Metric]):
     def test_value_is_one_number(self) -> None:
         """The score is a finite float, over a positive count."""
         metric = self.make()
-        value, count = metric.value(self.columns()), metric.count(self.columns())
+        prepared = metric.prepare(self.columns())
+        value, count = metric.value(prepared), metric.count(prepared)
         assert isinstance(value, float), f"a score must be a float, but is {type(value).__name__}"
         assert math.isfinite(value), f"a score must be finite, but is {value}"
         assert isinstance(count, int), f"a count must be a whole number, but is {type(count).__name__}"
@@ -45,6 +46,10 @@ class MetricTestSuite(PluginTestSuite[Metric]):
         self._check_same(twice, "every example twice must not change the score")
 
     def _check_same(self, columns: Columns, rule: str) -> None:
-        expected, value = self.make().value(self.columns()), self.make().value(columns)
+        expected, value = self._value(self.columns()), self._value(columns)
         same = math.isclose(value, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
         assert same, f"{rule}, but it does: from {expected} to {value}"
+
+    def _value(self, columns: Columns) -> float:
+        metric = self.make()
+        return metric.value(metric.prepare(columns))

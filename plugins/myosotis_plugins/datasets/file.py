@@ -1,11 +1,8 @@
-"""One's own files: JSON lines, CSV, TSV or plain text."""
+"""One's own files: JSON lines, CSV, TSV, Parquet, CoNLL or plain text."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +10,15 @@ from typing import Any, Literal
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, located, unknown_name
 from myosotis.interfaces import Rows, Split, TaskDataset, file_hash
+from myosotis_plugins.datasets.readers import (
+    check_file,
+    conll_rows,
+    csv_rows,
+    decoded,
+    documents,
+    json_rows,
+    parquet_rows,
+)
 from myosotis_plugins.objectives.turns import checked_messages
 
 MYOSOTIS_API = 1
@@ -21,16 +27,22 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "language_modeling": ("text",),
     "instruction": ("prompt", "response"),
     "classification": ("text", "label"),
+    "token_classification": ("tokens", "tags"),
+    "sequence_to_sequence": ("source", "target"),
 }
+LISTS = frozenset({"tokens", "tags"})
+"""Columns that hold lists of words."""
 CONVERSATION = "messages"
 """Where a row of instructions may have a whole conversation in place of a prompt and a response."""
-LENGTHS: Mapping[str, int] = {"language_modeling": 128, "instruction": 256, "classification": 128}
+LENGTHS: Mapping[str, int] = {**dict.fromkeys(COLUMNS, 128), "instruction": 256}
 HELD_OUT = 10
 """Every tenth row, or the last tenth of running text, is the test split where no file is named for it."""
 
 
 class File(TaskDataset):
-    """Rows of files: `.jsonl` or `.json` (one object a line), `.csv`, `.tsv`, anything else as plain text.
+    """Rows of files: JSON lines (`.jsonl`, `.json`), `.csv`, `.tsv`, `.parquet`, anything else as plain text.
+
+    For tags, text is CoNLL's: a word a line, its tag in the last column, an empty line between sentences.
 
     Without a file for `test`, a tenth of the training rows is held out for it: the end of running text,
     every tenth row otherwise.
@@ -42,11 +54,13 @@ class File(TaskDataset):
         objective: what is done with the rows.
         columns: where the objective's columns stand under other names, such as `{text: body}`. Instructions may
             have whole conversations under `messages`, each a role and a content.
-        labels: classification: the labels; those of the rows, sorted, where not given.
+        labels: classification and tags: the labels; those of the rows, sorted, where not given.
         length: the most tokens of a block or a row; 128, for instructions 256, where not given.
         packing: language modelling: `joined` or `isolated`.
         template: instruction and classification: the objective's own where not given.
         unit: plain text: what is a document.
+        options: further parameters of the objective, such as `{by: head}`; `myosotis plugins show OBJECTIVE`.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
     """
 
     locations = frozenset({"train", "validation", "test"})
@@ -56,13 +70,21 @@ class File(TaskDataset):
         train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
-        objective: Literal["language_modeling", "instruction", "classification"] = "language_modeling",
+        objective: Literal[
+            "language_modeling",
+            "instruction",
+            "classification",
+            "token_classification",
+            "sequence_to_sequence",
+        ] = "language_modeling",
         columns: dict[str, str] | None = None,
         labels: list[str] | None = None,
         length: int | None = None,
         packing: Literal["joined", "isolated"] = "joined",
         template: str | None = None,
         unit: Literal["line", "paragraph", "file"] = "line",
+        options: dict[str, Any] | None = None,
+        metrics: list[str] | None = None,
     ) -> None:
         given = {"train": train, "validation": validation, "test": test}
         self.paths = {split: Path(path) for split, path in given.items() if path is not None}
@@ -87,17 +109,27 @@ class File(TaskDataset):
         self.packing = packing
         self.template = template
         self.unit = unit
+        self.options = options or {}
+        self.chosen_metrics = tuple(metrics or ())
 
     def objective(self) -> tuple[str, Mapping[str, Any]]:
         """Give the chosen objective with its parameters."""
         parameters: dict[str, Any] = {"length": self.length}
         if self.chosen == "language_modeling":
-            return self.chosen, {**parameters, "packing": self.packing}
+            parameters["packing"] = self.packing
         if self.template is not None:
             parameters["template"] = self.template
         if self.chosen == "classification":
             parameters["labels"] = self.labels or sorted({row["label"] for row in self._first_rows})
-        return self.chosen, parameters
+        if self.chosen == "token_classification":
+            parameters["tags"] = self.labels or sorted(
+                {tag for row in self._first_rows for tag in row["tags"]}
+            )
+        return self.chosen, {**parameters, **self.options}
+
+    def metrics(self) -> tuple[str, ...]:
+        """Name the chosen metrics."""
+        return self.chosen_metrics
 
     def split(self, name: Split) -> Rows | None:
         """Read a split's file.
@@ -113,7 +145,7 @@ class File(TaskDataset):
     def fingerprint(self) -> str:
         """Hash the files."""
         for path in self.paths.values():
-            _check_file(path)
+            check_file(path)
         return ":".join(f"{split}={file_hash([path])}" for split, path in self.paths.items())
 
     @cached_property
@@ -140,20 +172,29 @@ class File(TaskDataset):
         return split
 
     def _read(self, path: Path) -> list[dict[str, Any]]:
-        _check_file(path)
-        text = _decoded(path)
-        readers = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
-        if path.suffix in readers:
-            rows = [self._row(path, line, row) for line, row in readers[path.suffix](path, text)]
-        elif self.chosen != "language_modeling":
-            raise DataError(
-                f"{path} must be .jsonl, .csv or .tsv for {self.chosen}, which has several columns"
-            )
-        else:
-            rows = [{"text": document} for document in _documents(text, self.unit)]
+        check_file(path)
+        rows = [self._row(path, line, row) for line, row in self._raw(path)]
         if not rows:
             raise DataError(f"{path} must have at least one row, but has none")
         return rows
+
+    def _raw(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Give the rows as the file has them, each with its line."""
+        readers = {".jsonl": json_rows, ".json": json_rows, ".csv": csv_rows, ".tsv": csv_rows}
+        if path.suffix == ".parquet":
+            yield from parquet_rows(path)
+        elif path.suffix in readers:
+            yield from readers[path.suffix](path, decoded(path))
+        elif self.chosen == "token_classification":
+            for line, words, tags in conll_rows(path, decoded(path)):
+                yield line, {self.columns["tokens"]: words, self.columns["tags"]: tags}
+        elif self.chosen == "language_modeling":
+            texts = documents(decoded(path), self.unit)
+            yield from ((number, {self.columns["text"]: text}) for number, text in enumerate(texts, 1))
+        else:
+            raise DataError(
+                f"{path} must be .jsonl, .csv, .tsv or .parquet for {self.chosen}, which has several columns"
+            )
 
     def _row(self, path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
         if self.chosen == "instruction" and self.conversation in row:
@@ -166,77 +207,26 @@ class File(TaskDataset):
                 raise DataError(
                     f"{path}:{line}: must have a column {column!r}, but has: {has}; see columns={{…}}"
                 )
-            value = row[column]
-            if role == "label" and isinstance(value, int):
-                value = str(value)
-            if not isinstance(value, str):
-                kind = type(value).__name__
-                raise DataError(f"{path}:{line}: column {column!r} must be text, but is {kind}: {value!r}")
-            chosen[role] = value
-        if self.labels is not None and "label" in chosen and chosen["label"] not in self.labels:
-            raise DataError(f"{path}:{line}: " + unknown_name("label", chosen["label"], self.labels))
+            chosen[role] = _checked(f"{path}:{line}", role, column, row[column])
+        used = [chosen["label"]] if "label" in chosen else chosen.get("tags", [])
+        if self.labels is not None and not set(used) <= set(self.labels):
+            odd = next(each for each in used if each not in self.labels)
+            raise DataError(f"{path}:{line}: " + unknown_name("label", odd, self.labels))
         return chosen
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        near = [each.name for each in path.parent.glob("*") if each.is_file()] if path.parent.is_dir() else []
-        raise DataError(f"in {path.parent}: " + unknown_name("file", path.name, near[:20]))
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} must have at least one row, but is empty")
-
-
-def _decoded(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: must be UTF-8, but byte {error.start} is {content[error.start]:#04x}; convert it, "
-            "for example with iconv -f latin1 -t utf-8"
-        ) from error
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{number}: must be one JSON object a line, but: {error.msg}: {line[:60]!r}"
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: must be a JSON object, but is {line[:60]!r}")
-        yield number, row
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
-    )
-    try:
-        header: Sequence[str] = next(reader, [])
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{path}:{reader.line_num}: must have {len(header)} fields as the header, but has {len(row)}"
-                )
-            yield reader.line_num, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: must be CSV, but: {error}") from error
-
-
-def _documents(text: str, unit: str) -> list[str]:
-    text = text.replace("\r\n", "\n")
-    if unit == "file":
-        return [text] if text.strip() else []
-    parts = text.split("\n\n") if unit == "paragraph" else text.split("\n")
-    return [part.strip() for part in parts if part.strip()]
+def _checked(place: str, role: str, column: str, value: Any) -> Any:
+    """Refuse a value of another type than its column has; numbers may stand for labels."""
+    if role == "label" and isinstance(value, int):
+        return str(value)
+    if role in LISTS and isinstance(value, str):
+        return value.split()
+    if role in LISTS and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return value
+    if role in LISTS or not isinstance(value, str):
+        kind, wanted = type(value).__name__, "a list of words" if role in LISTS else "text"
+        raise DataError(f"{place}: column {column!r} must be {wanted}, but is {kind}: {value!r}")
+    return value
 
 
 @hookimpl

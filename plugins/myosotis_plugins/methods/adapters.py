@@ -58,7 +58,7 @@ class Adapters(Method):
         self.activation = activation
 
     def adapt(self, model: Model, context: Context) -> nn.Module:
-        """Insert the adapters; everything else stops training.
+        """Insert the adapters; everything else stops training but what is new.
 
         Raises:
             ConfigurationError: another method has put adapters in, the blocks are made of something else, or
@@ -71,7 +71,9 @@ class Adapters(Method):
             raise ConfigurationError(f"all {len(layers)} layers to adapt are frozen; freeze fewer")
         for adapter in insert_bottlenecks(model.module, left, self.bottleneck, self.activation):
             adapter.initialize(context.generator)
-        return Bottlenecks(model.module)
+        for path in model.new:
+            model.module.get_submodule(path).requires_grad_(True)
+        return Bottlenecks(model.module, model.new)
 
 
 @hookimpl

@@ -44,6 +44,11 @@ class Bottleneck(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.up = nn.Linear(bottleneck, width, device="meta").to_empty(device=device)
 
+    @property
+    def weight(self) -> Any:
+        """The layer's own: some models look at its type before they call the layer."""
+        return self.base_layer.weight
+
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
         """Draw down's weight from a normal distribution of deviation 0.01, cut off at 0.02; the rest is 0."""
@@ -68,7 +73,16 @@ class Bottleneck(nn.Module):
 
 
 class Bottlenecks(Wrapper):
-    """A model with bottleneck adapters, saved as these alone: their weights, and the settings that make them."""
+    """A model with bottleneck adapters, saved as these alone: their weights, and the settings that make them.
+
+    Args:
+        inner: the model.
+        new: paths of its modules that are no part of the base, and are saved with the adapters.
+    """
+
+    def __init__(self, inner: nn.Module, new: Sequence[str] = ()) -> None:
+        super().__init__(inner)
+        self.new = tuple(new)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and settings; `load_bottlenecks` reads them."""
@@ -78,6 +92,11 @@ class Bottlenecks(Wrapper):
             for name, layer in layers.items()
             for part, value in layer.own_state().items()
         }
+        tensors |= {
+            f"{path}.{part}": value.cpu().contiguous()
+            for path in self.new
+            for part, value in self.inner.get_submodule(path).state_dict().items()
+        }
         save_file(tensors, Path(folder) / WEIGHTS, metadata={"format": "pt"})
         first = next(iter(layers.values()))
         kinds = {kind: name for name, kind in ACTIVATIONS.items()}
@@ -85,6 +104,7 @@ class Bottlenecks(Wrapper):
             "bottleneck": first.down.out_features,
             "activation": kinds[type(first.activation)],
             "layers": list(layers),
+            "new": list(self.new),
         }
         (Path(folder) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -114,9 +134,13 @@ def load_bottlenecks(module: nn.Module, folder: Path) -> Bottlenecks:
         for name, adapter in zip(settings["layers"], made, strict=True):
             state = {part: tensors[f"{name}.{part}"] for part in adapter.own_state()}
             adapter.load_state_dict(state, strict=False)
+        for path in settings["new"]:
+            own = module.get_submodule(path)
+            own.load_state_dict({part: tensors[f"{path}.{part}"] for part in own.state_dict()})
+            own.requires_grad_(True)
     except (AttributeError, KeyError, RuntimeError) as error:
         raise ModelError(f"the adapters in {folder} do not fit the model: {error}") from error
-    return Bottlenecks(module)
+    return Bottlenecks(module, settings["new"])
 
 
 def output_layers(module: nn.Module, attention: bool) -> list[str]:

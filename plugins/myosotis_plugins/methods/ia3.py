@@ -61,6 +61,7 @@ class IA3(Method):
             config = IA3Config(
                 target_modules=layers,
                 feedforward_modules=[name for name in layers if is_named(name, feedforward)],
+                modules_to_save=list(model.new) or None,
                 task_type=task_type(model.module),
             )
             adapted: nn.Module = get_peft_model(model.module, config)

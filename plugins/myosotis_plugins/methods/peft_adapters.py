@@ -45,7 +45,7 @@ class LoRASettings:
             )
 
     def insert(self, model: Model, context: Context, name: str = "default", **options: Any) -> Any:
-        """Put an adapter at each target that is not frozen; everything else stops training.
+        """Put an adapter at each target that is not frozen; everything else stops training but what is new.
 
         Args:
             model: the base.
@@ -65,6 +65,7 @@ class LoRASettings:
                 lora_alpha=2 * self.rank if self.alpha is None else self.alpha,
                 lora_dropout=self.dropout,
                 target_modules=linear_layers(model, self.targets, context.frozen),
+                modules_to_save=list(model.new) or None,
                 task_type=task_type(model.module),
                 **options,
             )
@@ -111,7 +112,7 @@ def linear_layers(model: Model, targets: str | list[str], frozen: frozenset[str]
     linear = [
         name
         for name, module in model.module.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and not _is_new(model, name)
     ]
     wanted = [targets] if isinstance(targets, str) else targets
     chosen = [name for name in linear if wanted == ["all-linear"] or is_named(name, wanted)]
@@ -122,6 +123,24 @@ def linear_layers(model: Model, targets: str | list[str], frozen: frozenset[str]
     if not left:
         raise ConfigurationError(f"all {len(chosen)} layers that targets names are frozen; freeze fewer")
     return left
+
+
+def check_pretrained(model: Model) -> None:
+    """Refuse a model that has new modules, for methods that have no place for them in what they save.
+
+    Raises:
+        ConfigurationError: it has some.
+    """
+    if model.new:
+        raise ConfigurationError(
+            f"every part of the model must be pretrained, but {', '.join(model.new)} begins with random weights, "
+            "which would have to be trained and saved beside; take lora, dora, ia3, adapters, freeze or full, or "
+            "a decoder with by=likelihood"
+        )
+
+
+def _is_new(model: Model, name: str) -> bool:
+    return any(name == new or name.startswith(f"{new}.") for new in model.new)
 
 
 def is_named(name: str, wanted: list[str]) -> bool:
@@ -139,6 +158,10 @@ def task_type(module: nn.Module) -> str | None:
     """Give the kind of model as PEFT's folders name it."""
     from transformers import PreTrainedModel
 
+    kinds = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    for ending, kind in kinds.items():
+        if type(module).__name__.endswith(ending):
+            return kind
     if not isinstance(module, PreTrainedModel) or not module.can_generate():
         return None
     return "SEQ_2_SEQ_LM" if module.config.is_encoder_decoder else "CAUSAL_LM"

@@ -49,12 +49,12 @@ def _logits_and_mask(
 
 
 def own_tokens(batch: Batch) -> Bool[Tensor, "rows tokens"] | None:
-    """Tell tokens from padding; None where the batch has no `attention_mask`.
+    """Tell tokens from padding; None where the batch has no `attention_mask`. A decoder's mask goes before.
 
     In a mask of what each token sees, shape (rows, 1, tokens, tokens) and 0 where it does, padding is what
     neither sees another token nor is seen by one.
     """
-    mask: Tensor | None = batch.get("attention_mask")
+    mask: Tensor | None = batch.get("decoder_attention_mask", batch.get("attention_mask"))
     if mask is None or mask.ndim == 2:
         return None if mask is None else mask.bool()
     sees = mask[:, 0] == 0

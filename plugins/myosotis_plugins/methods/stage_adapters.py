@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from myosotis.interfaces import Context, Model
-from myosotis_plugins.methods.peft_adapters import LoRASettings
+from myosotis_plugins.methods.peft_adapters import LoRASettings, check_pretrained
 from myosotis_plugins.quiet import quiet_libraries
 
 
@@ -27,8 +27,10 @@ class StageAdapters:
         """Insert them all, active and training; everything else stops training.
 
         Raises:
-            ConfigurationError: another method has put adapters in, or there is nothing to adapt.
+            ConfigurationError: another method has put adapters in, there is nothing to adapt, or the model has
+                parts that are not pretrained.
         """
+        check_pretrained(model)
         stages = [stage.index for stage in context.stages if stage.shares] or [1]
         self.names = {index: f"stage{index}" for index in stages}
         first, *others = self.names.values()

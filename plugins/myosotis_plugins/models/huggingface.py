@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +32,8 @@ from myosotis_plugins.models.weights import (
     not_loaded,
     weight_files,
 )
+from myosotis_plugins.objectives.heads import Head, Shape, common_head, may_tell_labels, shape_of
+from myosotis_plugins.objectives.placed import padding
 from myosotis_plugins.quiet import quiet_libraries
 
 MYOSOTIS_API = 1
@@ -40,7 +44,10 @@ CARD = "README.md"
 
 
 class HuggingFace(ModelFactory):
-    """A causal language model in the Hugging Face format, weights from safetensors only.
+    """A model in the Hugging Face format: decoder, encoder or both, weights from safetensors only.
+
+    Its end is what the tasks ask for: next tokens, masked tokens, or labels, whose layer begins with random
+    weights where the base comes without.
 
     Args:
         path: a local folder, or an id of the Hub such as `HuggingFaceTB/SmolLM2-135M`.
@@ -72,35 +79,60 @@ class HuggingFace(ModelFactory):
 
     def load(self, objectives: Collection[Objective]) -> Model:
         """Load weights and tokenizer."""
-        from transformers import AutoModelForCausalLM
+        import transformers
 
         folder = self._folder()
         weight_files(folder)
-        module = load_weights(AutoModelForCausalLM, folder, None, **self._arguments(), **self._quantization())
+        tokenizer = self._tokenizer(folder)
+        head, config = self._head(folder, objectives, tokenizer)
+        module, new = load_weights(
+            getattr(transformers, head.kind),
+            folder,
+            head_may_lack=head.may_be_new,
+            config=config,
+            **self._arguments(),
+            **self._quantization(),
+        )
         if self.quantization != "none":
             with quiet_libraries():
                 from peft import prepare_model_for_kbit_training
 
             module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=False)
+            _let_train(module, new)
             _keep_packing(module)
-        return Model(module, self._tokenizer(folder))
+        return Model(module, tokenizer, new)
 
     def outline(self, objectives: Collection[Objective]) -> Model:
         """Build the modules on the meta device, and hold the files' shapes against them."""
-        from transformers import AutoConfig, AutoModelForCausalLM
+        import transformers
 
         folder = self._folder()
         weight_files(folder)
+        tokenizer = self._tokenizer(folder)
+        head, config = self._head(folder, objectives, tokenizer)
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
             with torch.device("meta"):
-                module = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code)
+                module = getattr(transformers, head.kind).from_config(
+                    config, trust_remote_code=self.trust_remote_code
+                )
         except LOADING_ERRORS as error:
             raise not_loaded(folder, error) from error
-        check_weights(module, folder)
+        new = check_weights(module, folder, head.may_be_new)
         if self.quantization != "none":
             module.requires_grad_(False)
-        return Model(module, self._tokenizer(folder))
+            _let_train(module, new)
+        return Model(module, tokenizer, new)
+
+    def _head(self, folder: Path, objectives: Collection[Objective], tokenizer: Any) -> tuple[Head, Any]:
+        """Choose the model's end for the objectives, and give the configuration with its labels."""
+        config = _config(folder, self.trust_remote_code)
+        head = common_head(objectives, shape_of(config))
+        if head.labels:
+            config.id2label = dict(enumerate(head.labels))
+            config.label2id = {label: number for number, label in config.id2label.items()}
+            # By its padding a decoder finds a row's last token.
+            config.pad_token_id = padding(Model(nn.Module(), tokenizer))
+        return head, config
 
     def fingerprint(self) -> str:
         """Hash a local folder's weights, configuration and tokenizer; name the commit of a Hub model."""
@@ -108,6 +140,13 @@ class HuggingFace(ModelFactory):
             weight_files(Path(self.path))
             return file_hash(sorted({file for pattern in FILES for file in Path(self.path).glob(pattern)}))
         return f"{self.path}@{self._commit()}"
+
+    def variant(self, objectives: Collection[Objective]) -> str:
+        """Name the labels of the head; the configuration is read only where there may be some."""
+        if not any(may_tell_labels(each) for each in objectives):
+            return ""
+        head = common_head(objectives, _shape(self._folder(), self.trust_remote_code))
+        return repr(head) if head.labels else ""
 
     def mixes_rows(self, layer: nn.Module) -> bool:
         """In 8 bits, columns with outliers are looked for in the whole batch."""
@@ -127,7 +166,7 @@ class HuggingFace(ModelFactory):
     def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
         """Load the base, and put an adapter, or whole weights, onto it."""
         base = self.load(objectives)
-        return Model(put_on(base, saved), base.tokenizer)
+        return replace(base, module=put_on(base, saved))
 
     def export(
         self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
@@ -146,7 +185,8 @@ class HuggingFace(ModelFactory):
         tokenizer.chat_template = next(filter(None, templates), tokenizer.chat_template)
         tokenizer.save_pretrained(folder)
         library = "peft" if adapter else "transformers"
-        return Exported(library, base, licence_of(self._folder()), usage("AutoModelForCausalLM", adapter))
+        head, _ = self._head(self._folder(), objectives, tokenizer)
+        return Exported(library, base, licence_of(self._folder()), usage(head.kind, adapter))
 
     def blocks(self, module: nn.Module) -> Blocks:
         """Find the transformer's blocks; in 8 bits there are none, for rows share the columns left out."""
@@ -209,6 +249,26 @@ class HuggingFace(ModelFactory):
         except Exception:  # the client's errors of the network share no base, and change with its versions
             # Without a network: the commit that is in the cache.
             return self._folder().name
+
+
+def _config(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise not_loaded(folder, error) from error
+
+
+@functools.cache
+def _shape(folder: Path, trust_remote_code: bool) -> Shape:
+    """Tell a folder's shape; a study asks for every trial."""
+    return shape_of(_config(folder, trust_remote_code))
+
+
+def _let_train(module: nn.Module, new: Sequence[str]) -> None:
+    for path in new:
+        module.get_submodule(path).requires_grad_(True)
 
 
 def _keep_packing(module: nn.Module) -> None:

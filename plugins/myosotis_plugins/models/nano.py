@@ -11,6 +11,7 @@ from torch import nn
 from myosotis import hookimpl
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective
 from myosotis_plugins.models.huggingface import HuggingFace
+from myosotis_plugins.objectives.heads import common_head
 
 MYOSOTIS_API = 1
 
@@ -43,6 +44,11 @@ class Nano(ModelFactory):
     def outline(self, objectives: Collection[Objective]) -> Model:
         """Build the modules on the meta device."""
         return self._folder.outline(objectives)
+
+    def variant(self, objectives: Collection[Objective]) -> str:
+        """Name the labels of the head, where there are some."""
+        head = common_head(objectives, "decoder")
+        return repr(head) if head.labels else ""
 
     def fingerprint(self) -> str:
         """Hash the weights."""

@@ -48,7 +48,7 @@ def _fill(module: nn.Module, folder: Path, outline: bool) -> None:
     check_weights(module, folder)
     if not outline:
         # Into the base's own parameters: what other methods freeze of them stays frozen.
-        module.load_state_dict(load_weights(type(module), folder, module).state_dict())
+        module.load_state_dict(load_weights(type(module), folder, module)[0].state_dict())
 
 
 def _with_adapter(model: Model, folder: Path) -> nn.Module:

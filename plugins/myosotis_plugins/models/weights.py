@@ -6,6 +6,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -53,8 +54,13 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def check_weights(module: nn.Module, folder: Path) -> None:
-    """Hold the shapes of a folder's tensors against a module's.
+def check_weights(module: nn.Module, folder: Path, head_may_lack: bool = False) -> tuple[str, ...]:
+    """Hold the shapes of a folder's tensors against a module's; give the modules of its head that lack weights.
+
+    Args:
+        module: what is to be loaded; may be on the meta device.
+        folder: where the weights are.
+        head_may_lack: whether the module's head may be new.
 
     Raises:
         ModelError: they do not fit.
@@ -76,19 +82,28 @@ def check_weights(module: nn.Module, folder: Path) -> None:
                 f"{folder}: {name} must have the shape {list(expected[name])} that config.json gives, but has "
                 f"{list(shape)}"
             )
+    # A tied tensor is in the files under one of its names.
+    given = {id(state[name]) for name in named if name in expected}
+    missing = {name for name, value in state.items() if id(value) not in given}
+    new = _in_head(module, missing) if head_may_lack else set()
     # Under names that the model does not have, transformers may find what seems to lack.
     if named.keys() <= expected.keys():
-        given = {id(state[name]) for name in named}  # a tied tensor is in the files under one of its names
-        _check_complete(folder, {name for name, value in state.items() if id(value) not in given})
+        _check_complete(folder, missing - new)
+    return _modules(new)
 
 
-def load_weights(kind: Any, folder: Path, like: nn.Module | None, **arguments: Any) -> nn.Module:
-    """Load a model of a kind with all its weights.
+def load_weights(
+    kind: Any, folder: Path, like: nn.Module | None = None, head_may_lack: bool = False, **arguments: Any
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Load a model of a kind with all its weights; give the modules of its head that are new, too.
+
+    New weights are the same every time, whatever the random state.
 
     Args:
         kind: a class with `from_pretrained`.
         folder: where the weights are.
         like: a model whose type and attention the loaded one takes over.
+        head_may_lack: whether the module's head may be new.
         arguments: passed on.
 
     Raises:
@@ -101,15 +116,33 @@ def load_weights(kind: Any, folder: Path, like: nn.Module | None, **arguments: A
             **arguments,
         }
     try:
-        with quiet_libraries():
+        with quiet_libraries(), torch.random.fork_rng():
+            torch.manual_seed(0)
             module, info = kind.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, **arguments
             )
     except LOADING_ERRORS as error:
         raise not_loaded(folder, error) from error
-    _check_complete(folder, set(info["missing_keys"]))
-    loaded: nn.Module = module
-    return loaded
+    missing = set(info["missing_keys"])
+    new = _in_head(module, missing) if head_may_lack else set()
+    _check_complete(folder, missing - new)
+    return module, _modules(new)
+
+
+def _in_head(module: nn.Module, names: Set[str]) -> set[str]:
+    """Choose the parameters that are not the body's; what pools the body's outputs goes with the head."""
+    prefix = str(getattr(module, "base_model_prefix", ""))
+    return {name for name in names if not name.startswith(f"{prefix}.") or ".pooler." in name}
+
+
+def _modules(parameters: Set[str]) -> tuple[str, ...]:
+    """Name the modules that parameters belong to, in an order that is always the same.
+
+    What PEFT takes for a head, by its name, is one module.
+    """
+    heads = ("classifier", "score")
+    owners = {name.rpartition(".")[0] for name in parameters}
+    return tuple(sorted({head if (head := name.split(".")[0]) in heads else name for name in owners}))
 
 
 def _check_complete(folder: Path, missing: Set[str]) -> None:

@@ -97,3 +97,11 @@ def token_ids(model: Model, texts: Sequence[str], special: bool = True) -> list[
     )
     ids: list[list[int]] = encoded["input_ids"]
     return ids
+
+
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """Make a column of whatever there is, one element a value."""
+    column = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        column[index] = value
+    return column

@@ -1,34 +1,42 @@
-"""Choosing a label by the likelihood of its words."""
+"""Choosing a label."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
-from myosotis_plugins.objectives import causal
+from myosotis_plugins.objectives import causal, label_head, label_likelihood
+from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_LABELS, Head, Shape, shape_of
 
 MYOSOTIS_API = 1
+
+WAYS = ("auto", "likelihood", "head")
 
 
 @dataclass(frozen=True)
 class Classification(Objective):
-    """Choose the label whose words a causal model finds likeliest; rows are `{"text": …, "label": …}`.
+    """Choose a label for a text; rows are `{"text": …, "label": …}`.
 
-    Trained on the label's words after the prompt. A prediction sums the log-probabilities of each label's
-    tokens; the prompt is computed once for all labels.
+    By `likelihood`, a causal model is trained on the label's words after a prompt; a prediction sums the
+    log-probabilities of each label's tokens, and the prompt is computed once for all labels. By `head`, one
+    layer on top of any model has an output for each label; it begins with random weights and always trains.
+
+    Tasks that call their head the same share its outputs, those of all their labels: this is class-incremental
+    learning, and domain-incremental where the labels are the same. With a name of its own, a task is told which
+    labels there are, as in task-incremental learning.
 
     Args:
         labels: the labels, as words.
         length: the most tokens of prompt and label; the text's end is cut to fit.
-        template: the prompt, `{text}` standing for the row's text; the label follows after a space.
+        template: by likelihood: the prompt, `{text}` standing for the row's text; the label follows after a space.
+        by: `likelihood` or `head`; `auto` takes likelihood where the model is a decoder.
+        head_name: by head: what it is called.
     """
 
     metrics = ("accuracy", "label_cross_entropy")
@@ -37,6 +45,8 @@ class Classification(Objective):
     labels: tuple[str, ...]
     length: int = 128
     template: str = "{text}\nLabel:"
+    by: Literal["auto", "likelihood", "head"] = "auto"
+    head_name: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -46,123 +56,71 @@ class Classification(Objective):
             )
         if "{text}" not in self.template:
             raise ConfigurationError(f"template must contain {{text}}, but got {self.template!r}")
+        if self.by not in WAYS:
+            raise ConfigurationError(unknown_name("way to classify (by)", str(self.by), WAYS))
+
+    def head(self, shape: Shape) -> Head:
+        """Ask for a causal model, or for an output a label."""
+        if self.by == "likelihood" or (self.by == "auto" and shape == "decoder"):
+            return Head(CAUSAL)
+        return Head(SEQUENCE_LABELS, label_head.output_names(self.labels, self.head_name))
+
+    def _has_head(self, model: Model) -> bool:
+        config = getattr(model.module, "config", None)
+        return self.head(shape_of(config)).kind == SEQUENCE_LABELS
 
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
-        """Put each text into the template.
+        """Turn texts into tokens, and labels into numbers.
 
         Raises:
             DataError: a label is not among the labels, or there is no room for a text.
         """
-        options = causal.token_ids(model, [f" {label}" for label in self.labels], special=False)
-        before, after = self.template.split("{text}", 1)
-        suffix = causal.token_ids(model, [after], special=False)[0]
-        room = self.length - len(suffix) - max(map(len, options))
-        if room < 1:
-            raise DataError(
-                f"length must leave room for a text beside the template and the longest label, which take "
-                f"{self.length - room} tokens, but got {self.length}"
-            )
-        texts = causal.token_ids(model, [before + rows[index]["text"] for index in range(len(rows))])
-        numbers = {label: number for number, label in enumerate(self.labels)}
-        examples = []
-        for index, text in enumerate(texts):
-            label = rows[index]["label"]
-            if label not in numbers:
-                raise DataError(f"row {index + 1}: " + unknown_name("label", str(label), self.labels))
-            examples.append({"prompt": [*text[:room], *suffix], "options": options, "label": numbers[label]})
-        return examples
+        read = [rows[index] for index in range(len(rows))]
+        texts, labels = [row["text"] for row in read], [row["label"] for row in read]
+        for number, label in enumerate(labels, 1):
+            if label not in self.labels:
+                raise DataError(f"row {number}: " + unknown_name("label", str(label), self.labels))
+        places = [self.labels.index(label) for label in labels]
+        if self._has_head(model):
+            return label_head.encode(texts, places, self.labels, self.head_name, self.length, model)
+        return label_likelihood.encode(texts, places, self.labels, self.template, self.length, model)
 
     def tokens(self, example: Example) -> int:
-        """Count the tokens of the prompt and its label."""
+        """Count the tokens of the text, or of the prompt and its label."""
+        if "ids" in example:
+            return len(example["ids"])
         return len(example["prompt"]) + len(example["options"][example["label"]])
 
     def collate(self, examples: Sequence[Example], model: Model) -> Batch:
-        """Pad prompts, each with its right label, to one length."""
-        return causal.completion_batch(
-            [example["prompt"] for example in examples],
-            [example["options"][example["label"]] for example in examples],
-        )
+        """Pad texts, or prompts with their right labels, to one length."""
+        if "ids" in examples[0]:
+            return label_head.collate(examples, model)
+        return label_likelihood.collate(examples)
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
         """Give the logits."""
-        return causal.logits(module, batch)
+        return label_head.forward(module, batch) if "allowed" in batch else causal.logits(module, batch)
 
     def loss(self, outputs: Any, batch: Batch) -> Loss:
-        """Give the mean over the labels' tokens."""
+        """Give the mean over the rows, or over the labels' tokens."""
+        if "allowed" in batch:
+            return label_head.loss(outputs, batch)
         return causal.mean_token_loss(outputs, batch["labels"])
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each row's label, its prediction, and the loss of its label among the labels in nats."""
-        layouts = [_Layout.of(example) for example in examples]
-        scores = causal.logits(module, causal.on_device(_option_batch(layouts), module)).float()
-        likelihoods = torch.stack(
-            [_likelihoods(row, layout) for row, layout in zip(scores, layouts, strict=True)]
-        )
-        labels = torch.tensor([example["label"] for example in examples], device=likelihoods.device)
-        losses = torch.nn.functional.cross_entropy(likelihoods, labels, reduction="none")
-        return {
-            "label": labels.cpu().numpy(),
-            "prediction": likelihoods.argmax(dim=1).cpu().numpy(),
-            "loss": losses.double().cpu().numpy(),
-            "tokens": np.ones(len(examples), dtype=np.int64),
-        }
+        if "ids" in examples[0]:
+            return label_head.predict(module, examples, model)
+        return label_likelihood.predict(module, examples)
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Give each text's likeliest label."""
         examples = self.encode([{"text": prompt, "label": self.labels[0]} for prompt in prompts], model)
         found = self.predict(model.module, examples, model)["prediction"]
-        return [self.labels[number] for number in found]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """A prompt followed by all its options, each of which sees the prompt and itself.
-
-    Attributes:
-        segment: 0 for the prompt, then 1 for the first option, and so on.
-        position: the place that a token would have if its option stood alone after the prompt.
-        previous: the index of the token from which each option's token is predicted.
-    """
-
-    ids: list[int]
-    segment: list[int]
-    position: list[int]
-    previous: list[int]
-    prompt: int
-    options: int
-
-    @classmethod
-    def of(cls, example: Example) -> _Layout:
-        prompt, options = example["prompt"], example["options"]
-        ids, segment = list(prompt), [0] * len(prompt)
-        position, previous = list(range(len(prompt))), []
-        for number, option in enumerate(options, 1):
-            start = len(ids)
-            previous += [len(prompt) - 1, *range(start, start + len(option) - 1)]
-            position += range(len(prompt), len(prompt) + len(option))
-            ids += option
-            segment += [number] * len(option)
-        return cls(ids, segment, position, previous, len(prompt), len(options))
-
-
-def _option_batch(layouts: Sequence[_Layout]) -> Batch:
-    segments = causal.padded([layout.segment for layout in layouts], -1)
-    causally = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
-    prompt_or_own = (segments[:, None, :] == 0) | (segments[:, :, None] == segments[:, None, :])
-    return {
-        "input_ids": causal.padded([layout.ids for layout in layouts], 0),
-        "position_ids": causal.padded([layout.position for layout in layouts], 0),
-        "attention_mask": causal.additive_mask(prompt_or_own & causally & (segments >= 0)[:, :, None]),
-    }
-
-
-def _likelihoods(scores: torch.Tensor, layout: _Layout) -> torch.Tensor:
-    device = scores.device
-    tokens = torch.tensor(layout.ids[layout.prompt :], device=device)
-    previous = torch.tensor(layout.previous, device=device)
-    option = torch.tensor(layout.segment[layout.prompt :], device=device) - 1
-    chosen = scores[previous].log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
-    return torch.zeros(layout.options, device=device).index_add_(0, option, chosen)
+        if not self._has_head(model):
+            return [self.labels[number] for number in found]
+        names: Mapping[int, str] = model.module.config.id2label  # type: ignore[union-attr, assignment]
+        return [names[int(number)] for number in found]
 
 
 @hookimpl

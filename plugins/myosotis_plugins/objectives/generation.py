@@ -1,4 +1,4 @@
-"""Writing on from prompts: greedy, in one batch."""
+"""Letting a model write, in one batch: the likeliest token each time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Model
+from myosotis_plugins.objectives.placed import encoder_batch, padding
 from myosotis_plugins.quiet import quiet_libraries
 
 
@@ -33,22 +35,41 @@ def continued(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: in
             f"{max_new_tokens}"
         )
     kept = [prompt[-(context - max_new_tokens) :] if context else prompt for prompt in prompts]
-    end = model.tokenizer.eos_token_id
-    padding = end if model.tokenizer.pad_token_id is None else model.tokenizer.pad_token_id
-    device = next(module.parameters()).device
     width = max(map(len, kept))
     # On the left: what is written comes right behind a prompt's last token.
-    ids = [[padding or 0] * (width - len(prompt)) + list(prompt) for prompt in kept]
+    ids = [[padding(model)] * (width - len(prompt)) + list(prompt) for prompt in kept]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in kept]
+    return _texts(model, _written(model, torch.tensor(ids), torch.tensor(mask), max_new_tokens)[:, width:])
+
+
+def transduced(model: Model, sources: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+    """Give what a model with an encoder and a decoder writes for each source, up to its end token."""
+    batch = encoder_batch(sources, model)
+    # The first token that is written is where the decoder begins.
+    return _texts(model, _written(model, batch["input_ids"], batch["attention_mask"], max_new_tokens)[:, 1:])
+
+
+def greedy(max_new_tokens: int) -> str:
+    """Say in words how texts are written."""
+    return f"greedy, at most {max_new_tokens} new tokens"
+
+
+def _written(model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
+    module: Any = model.module
+    device = next(module.parameters()).device
     with quiet_libraries():
-        written = module.generate(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
+        written: Tensor = module.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            pad_token_id=padding,
-            eos_token_id=end,
+            pad_token_id=padding(model),
+            eos_token_id=model.tokenizer.eos_token_id,
         )
-    texts: list[str] = model.tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+    return written
+
+
+def _texts(model: Model, written: Tensor) -> list[str]:
+    texts: list[str] = model.tokenizer.batch_decode(written, skip_special_tokens=True)
     return texts

@@ -12,7 +12,8 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, located, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
 from myosotis_plugins.objectives import causal
-from myosotis_plugins.objectives.generation import continued
+from myosotis_plugins.objectives.generation import continued, greedy
+from myosotis_plugins.objectives.heads import CAUSAL, Head, Shape, only
 from myosotis_plugins.objectives.turns import (
     TEMPLATES,
     Messages,
@@ -36,6 +37,7 @@ class Instruction(Objective):
     Args:
         length: the most tokens a row may have; the first prompt's beginning is cut to fit, a response never.
         template: `plain`, `question`, `instruction`, or `chat` for the tokenizer's own chat template.
+        max_new_tokens: the most tokens of a response that is written, for metrics that look at texts.
     """
 
     metrics = ("cross_entropy", "perplexity")
@@ -43,10 +45,21 @@ class Instruction(Objective):
 
     length: int = 256
     template: str = "instruction"
+    max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
         if self.template not in (*TEMPLATES, CHAT):
             raise ConfigurationError(unknown_name("template", self.template, [*TEMPLATES, CHAT]))
+
+    def head(self, shape: Shape) -> Head:
+        """Ask for a causal model.
+
+        Raises:
+            ModelError: the model is of another shape.
+        """
+        return only(
+            self, shape, "decoder", CAUSAL, "take the objective sequence_to_sequence with one of both"
+        )
 
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
         """Put each row into the template.
@@ -65,8 +78,8 @@ class Instruction(Objective):
         flat = iter(causal.token_ids(model, [text for each in texts for text in each], special=False))
         pieces = [[next(flat) for _ in each] for each in texts]
         return [
-            self._example(number, prompt, each, model.tokenizer)
-            for number, (prompt, each) in enumerate(zip(first, pieces, strict=True), 1)
+            self._example(number, prompt, each, chat[-1]["content"], model.tokenizer)
+            for number, (prompt, each, chat) in enumerate(zip(first, pieces, chats, strict=True), 1)
         ]
 
     def _turns(self, chats: Sequence[Messages], model: Model) -> list[list[Turn]]:
@@ -80,7 +93,7 @@ class Instruction(Objective):
         return [turns_by_chat_template(model.tokenizer, chat) for chat in chats]
 
     def _example(
-        self, number: int, prompt: list[int], pieces: Sequence[list[int]], tokenizer: Any
+        self, number: int, prompt: list[int], pieces: Sequence[list[int]], reference: str, tokenizer: Any
     ) -> Example:
         """Join a row's pieces: its first prompt, and the response, prompt, response … that follow."""
         end = getattr(tokenizer, "eos_token_id", None)
@@ -98,7 +111,13 @@ class Instruction(Objective):
                 f"row {number}: a response must leave room for its prompt in {self.length} tokens, but has "
                 f"{len(response)}; raise length, or shorten the response"
             )
-        return {"prompt": prompt[-room:], "response": response, "labels": labels}
+        return {
+            "prompt": prompt[-room:],
+            "response": response,
+            "labels": labels,
+            "last": len(response) - len(whole),
+            "reference": reference,
+        }
 
     def tokens(self, example: Example) -> int:
         """Count the row's tokens."""
@@ -121,6 +140,20 @@ class Instruction(Objective):
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each response's summed loss in nats and its number of tokens."""
         return causal.token_losses(module, causal.on_device(self.collate(examples, model), module))
+
+    @property
+    def generation(self) -> str:
+        """Say how responses are written."""
+        return greedy(self.max_new_tokens)
+
+    def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+        """Write each row's last response."""
+        asked = [[*example["prompt"], *example["response"][: example["last"]]] for example in examples]
+        texts = continued(Model(module, model.tokenizer), asked, self.max_new_tokens)
+        return {
+            "text": causal.objects(texts),
+            "reference": causal.objects([example["reference"] for example in examples]),
+        }
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Write a response to each prompt."""

@@ -1,4 +1,4 @@
-"""Predicting the next token of running text."""
+"""Predicting tokens of running text."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
-from myosotis_plugins.objectives import causal
+from myosotis_plugins.objectives import causal, masked, placed
 from myosotis_plugins.objectives.generation import continued
+from myosotis_plugins.objectives.heads import CAUSAL, MASKED, Head, Shape, only, shape_of
 
 MYOSOTIS_API = 1
+
+ADVICE = "take the objective sequence_to_sequence, with prompts and their answers"
 
 
 @dataclass(frozen=True)
 class LanguageModeling(Objective):
-    """Predict the next token; rows are `{"text": …}`.
+    """Predict tokens of text: the next ones, or with an encoder those that were masked; rows are `{"text": …}`.
 
     Args:
         length: tokens a block.
         packing: `joined` puts all documents in a row and cuts blocks from it; `isolated` fills blocks with
             whole documents that neither see each other nor count positions on.
+        masking: encoders: the share of tokens that is predicted.
     """
 
     metrics = ("cross_entropy", "perplexity")
@@ -34,17 +38,31 @@ class LanguageModeling(Objective):
 
     length: int = 128
     packing: Literal["joined", "isolated"] = "joined"
+    masking: float = 0.15
 
     def __post_init__(self) -> None:
         if self.length < 2:
             raise ConfigurationError(f"length must be at least 2 tokens, but got {self.length}")
         if self.packing not in ("joined", "isolated"):
             raise ConfigurationError(f"packing must be joined or isolated, but got {self.packing!r}")
+        if not 0 < self.masking < 1:
+            raise ConfigurationError(f"masking must be between 0 and 1, but got {self.masking}")
+
+    def head(self, shape: Shape) -> Head:
+        """Ask for a causal model, or for one of masked tokens.
+
+        Raises:
+            ModelError: the model has an encoder and a decoder.
+        """
+        return Head(MASKED) if shape == "encoder" else only(self, shape, "decoder", CAUSAL, ADVICE)
 
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
         """Cut the rows' tokens into blocks; a last block that is not full is left out when joined."""
         documents = causal.token_ids(model, [rows[index]["text"] for index in range(len(rows))])
-        return list(self._joined(documents) if self.packing == "joined" else self._isolated(documents))
+        blocks = list(self._joined(documents) if self.packing == "joined" else self._isolated(documents))
+        if self.head(shape_of(getattr(model.module, "config", None))).kind == MASKED:
+            return [masked.masked(block, self.masking, model) for block in blocks]
+        return blocks
 
     def _joined(self, documents: Sequence[Sequence[int]]) -> Iterator[Example]:
         stream = np.fromiter((token for document in documents for token in document), dtype=np.int64)
@@ -71,6 +89,9 @@ class LanguageModeling(Objective):
 
     def collate(self, examples: Sequence[Example], model: Model) -> Batch:
         """Stack blocks; isolated ones get their masks and positions."""
+        if placed.TARGETS in examples[0]:
+            joined = self.packing == "joined"
+            return masked.joined_batch(examples) if joined else masked.isolated_batch(examples, model)
         if self.packing == "joined":
             ids = torch.from_numpy(np.stack([example["input_ids"] for example in examples]))
             return {"input_ids": ids, "labels": ids}
@@ -78,19 +99,31 @@ class LanguageModeling(Objective):
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
         """Give the logits."""
-        return causal.logits(module, batch)
+        return placed.logits(module, batch) if placed.TARGETS in batch else causal.logits(module, batch)
 
     def loss(self, outputs: Any, batch: Batch) -> Loss:
         """Give the mean over tokens."""
+        if placed.TARGETS in batch:
+            return placed.mean_loss(outputs, batch[placed.TARGETS])
         return causal.mean_token_loss(outputs, batch["labels"])
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
-        """Give each block's summed loss in nats and its number of predicted tokens."""
-        return causal.token_losses(module, causal.on_device(self.collate(examples, model), module))
+        """Give each block's summed loss in nats, and how many tokens and bytes are predicted."""
+        batch = causal.on_device(self.collate(examples, model), module)
+        if placed.TARGETS in batch:
+            return placed.row_losses(placed.logits(module, batch), batch[placed.TARGETS])
+        return {**causal.token_losses(module, batch), "bytes": _predicted_bytes(batch["labels"], model)}
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Write on from each prompt."""
         return continued(model, causal.token_ids(model, prompts), max_new_tokens)
+
+
+def _predicted_bytes(labels: Tensor, model: Model) -> np.ndarray:
+    """Count the bytes of the text that each row's labels stand for, from the second token on."""
+    rows = [row[row != causal.IGNORED].tolist() for row in labels[:, 1:]]
+    texts = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return np.array([len(text.encode()) for text in texts])
 
 
 def _block(pieces: Sequence[Sequence[int]]) -> Example:

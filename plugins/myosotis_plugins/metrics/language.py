@@ -1,7 +1,8 @@
-"""Scores of predictions."""
+"""How well tokens are predicted."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,32 +42,21 @@ class Perplexity(Metric):
         return int(columns["tokens"].sum())
 
 
-class Accuracy(Metric):
-    """The share of examples whose prediction is their label."""
-
-    higher_is_better = True
-
-    def value(self, columns: Columns) -> float:
-        """Average the hits."""
-        return float((columns["prediction"] == columns["label"]).mean())
-
-
-class LabelCrossEntropy(Metric):
-    """Mean of −log of the right label's probability among the labels, in nats; smoother than accuracy."""
+class BitsPerByte(Metric):
+    """Σ loss / (ln 2 · Σ bytes), which compares models whose tokens differ (Gao et al. 2020, arXiv:2101.00027)."""
 
     higher_is_better = False
 
     def value(self, columns: Columns) -> float:
-        """Average the losses."""
-        return float(columns["loss"].mean())
+        """Divide the summed losses, in bits, by the bytes of the text that is predicted."""
+        return float(columns["loss"].sum() / columns["bytes"].sum() / math.log(2))
+
+    def count(self, columns: Columns) -> int:
+        """Count the bytes."""
+        return int(columns["bytes"].sum())
 
 
 @hookimpl
 def myosotis_metrics() -> Mapping[str, type[Metric]]:
     """Give the metrics."""
-    return {
-        "cross_entropy": CrossEntropy,
-        "perplexity": Perplexity,
-        "accuracy": Accuracy,
-        "label_cross_entropy": LabelCrossEntropy,
-    }
+    return {"cross_entropy": CrossEntropy, "perplexity": Perplexity, "bits_per_byte": BitsPerByte}

@@ -1,0 +1,133 @@
+"""Reading rows from files of every kind, with the line where something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from myosotis.errors import DataError, unknown_name
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is not there, with those that are, or an empty one.
+
+    Raises:
+        DataError: it is one of these.
+    """
+    if not path.is_file():
+        near = [each.name for each in path.parent.glob("*") if each.is_file()] if path.parent.is_dir() else []
+        raise DataError(f"in {path.parent}: " + unknown_name("file", path.name, near[:20]))
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} must have at least one row, but is empty")
+
+
+def decoded(path: Path) -> str:
+    """Read a text.
+
+    Raises:
+        DataError: it is not UTF-8; names the line.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}:{line}: must be UTF-8, but byte {error.start} is {content[error.start]:#04x}; convert it, "
+            "for example with iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Give the objects of JSON lines, each with its line.
+
+    Raises:
+        DataError: a line is none.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}:{number}: must be one JSON object a line, but: {error.msg}: {line[:60]!r}"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: must be a JSON object, but is {line[:60]!r}")
+        yield number, row
+
+
+def csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Give the rows of a table with a header, each with its line.
+
+    Raises:
+        DataError: a row has more or fewer fields than the header.
+    """
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
+    )
+    try:
+        header: Sequence[str] = next(reader, [])
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{path}:{reader.line_num}: must have {len(header)} fields as the header, but has {len(row)}"
+                )
+            yield reader.line_num, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: must be CSV, but: {error}") from error
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Give the rows of a table, each with its number.
+
+    Raises:
+        DataError: the file is none.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} must be Parquet, but: {str(error).splitlines()[0]}") from error
+    yield from enumerate(rows, 1)
+
+
+def conll_rows(path: Path, text: str) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Give sentences with their tags, each with the line that it begins at.
+
+    Raises:
+        DataError: a line has no tag.
+    """
+    words: list[list[str]] = []
+    begin = 1
+    for number, line in enumerate([*text.split("\n"), ""], 1):
+        if line.strip() and not line.startswith("-DOCSTART-"):
+            columns = line.split("\t") if "\t" in line else line.split()
+            if len(columns) < 2:
+                raise DataError(
+                    f"{path}:{number}: must have a word and, last, its tag, but has {line.strip()!r}"
+                )
+            words.append([columns[0].strip(), columns[-1].strip()])
+        elif words:
+            yield begin, [word for word, _ in words], [tag for _, tag in words]
+            words = []
+        if not words:
+            begin = number + 1
+
+
+def documents(text: str, unit: str) -> list[str]:
+    """Cut a text into documents, without empty ones."""
+    text = text.replace("\r\n", "\n")
+    if unit == "file":
+        return [text] if text.strip() else []
+    parts = text.split("\n\n") if unit == "paragraph" else text.split("\n")
+    return [part.strip() for part in parts if part.strip()]

@@ -1,0 +1,114 @@
+"""What objectives need at a model's end: which of transformers' classes, and which labels it tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from myosotis.errors import ModelError
+from myosotis.interfaces import Objective
+
+Shape = Literal["decoder", "encoder", "encoder-decoder"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+
+CAUSAL = "AutoModelForCausalLM"
+MASKED = "AutoModelForMaskedLM"
+SEQUENCE_TO_SEQUENCE = "AutoModelForSeq2SeqLM"
+SEQUENCE_LABELS = "AutoModelForSequenceClassification"
+TOKEN_LABELS = "AutoModelForTokenClassification"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model's end.
+
+    Attributes:
+        kind: the class of transformers that loads it.
+        labels: what it tells apart, in the order of its outputs; empty where these are tokens.
+    """
+
+    kind: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def may_be_new(self) -> bool:
+        """Whether a base may come without it: it then begins with random weights."""
+        return self.kind not in (CAUSAL, SEQUENCE_TO_SEQUENCE)
+
+
+@runtime_checkable
+class HasHead(Protocol):
+    """An objective that says what it needs; others get a causal language model."""
+
+    def head(self, shape: Shape) -> Head:
+        """Say what is needed of a model of a shape.
+
+        Raises:
+            ModelError: nothing of that shape would do.
+        """
+
+
+def shape_of(config: Any) -> Shape:
+    """Tell a model's shape by its configuration; what has none is taken for a decoder."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    kind = getattr(config, "model_type", None)
+    if kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "decoder"
+    causal = set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    named = set(getattr(config, "architectures", None) or ())
+    masked = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES[kind]
+    return "decoder" if named & causal and masked not in named else "encoder"
+
+
+def common_head(objectives: Collection[Objective], shape: Shape) -> Head:
+    """Give the one head that all objectives can use; its labels are those of all, in their order.
+
+    Raises:
+        ModelError: they need several, or nothing of this shape would do.
+    """
+    heads = [each.head(shape) if isinstance(each, HasHead) else Head(CAUSAL) for each in objectives]
+    kinds = list(dict.fromkeys(head.kind for head in heads))
+    if len(kinds) > 1:
+        named = " and ".join(
+            f"{type(each).__name__} ({head.kind})" for each, head in zip(objectives, heads, strict=True)
+        )
+        raise ModelError(
+            f"all tasks and probes of a trial must have one kind of head, but they need {' and '.join(kinds)}: "
+            f"{named}; leave one kind out, or take by=likelihood where the model is a decoder"
+        )
+    labels = dict.fromkeys(label for head in heads for label in head.labels)
+    return Head(kinds[0] if kinds else CAUSAL, tuple(labels))
+
+
+def may_tell_labels(objective: Objective) -> bool:
+    """Tell whether an objective asks some shape of model for a head of labels."""
+    return isinstance(objective, HasHead) and any(_labels(objective, shape) for shape in SHAPES)
+
+
+def _labels(objective: HasHead, shape: Shape) -> tuple[str, ...]:
+    try:
+        return objective.head(shape).labels
+    except ModelError:
+        return ()
+
+
+def only(objective: Objective, shape: Shape, wanted: Shape, kind: str, instead: str) -> Head:
+    """Give a head for the one shape that an objective works with.
+
+    Raises:
+        ModelError: it is another.
+    """
+    if shape != wanted:
+        raise ModelError(
+            f"{type(objective).__name__} must have a model that is a {wanted}, but this one is a {shape}; {instead}"
+        )
+    return Head(kind)
+
+
+def columns_of(config: Any, labels: Sequence[str]) -> list[int]:
+    """Find the outputs of a loaded model that stand for labels."""
+    return [int(config.label2id[label]) for label in labels]

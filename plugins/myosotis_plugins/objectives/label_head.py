@@ -1,0 +1,97 @@
+"""Choosing a label by a head of its own: the outputs of one layer, one a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model
+from myosotis_plugins.objectives import placed
+from myosotis_plugins.objectives.causal import on_device
+from myosotis_plugins.objectives.heads import columns_of
+
+SEPARATOR = ": "
+OTHER_HEAD = -1e9
+"""What is added to the outputs of other heads; minus infinity would make differences of two models no numbers."""
+
+
+def output_names(labels: Sequence[str], head: str) -> tuple[str, ...]:
+    """Name the outputs of labels, as the model's configuration holds them."""
+    return tuple(f"{head}{SEPARATOR}{label}" if head else label for label in labels)
+
+
+def outputs_of(config: Any, head: str) -> list[int]:
+    """Find all outputs of one head in a model that has several; also those of other tasks that share it."""
+    prefix = f"{head}{SEPARATOR}"
+    return [
+        number
+        for name, number in config.label2id.items()
+        if (name.startswith(prefix) if head else SEPARATOR not in name)
+    ]
+
+
+def encode(
+    texts: Sequence[str], labels: Sequence[int], names: Sequence[str], head: str, length: int, model: Model
+) -> list[Example]:
+    """Turn texts into tokens, with the special ones that the model expects.
+
+    Args:
+        texts: the rows' texts.
+        labels: their labels' places among the names.
+        names: the labels.
+        head: what the head is called.
+        length: the most tokens of a text; its end is cut to fit.
+        model: loaded for these labels.
+    """
+    config = model.module.config
+    outputs = outputs_of(config, head)
+    own = columns_of(config, output_names(names, head))
+    ids = model.tokenizer(list(texts), truncation=True, max_length=length, return_attention_mask=False)[
+        "input_ids"
+    ]
+    return [
+        {"ids": text, "label": own[label], "outputs": outputs}
+        for text, label in zip(ids, labels, strict=True)
+    ]
+
+
+def collate(examples: Sequence[Example], model: Model) -> Batch:
+    """Pad rows; a target is the right label's place among its head's outputs."""
+    count = int(model.module.config.num_labels)  # type: ignore[union-attr, arg-type]
+    allowed = torch.full((len(examples), count), OTHER_HEAD)
+    for row, example in enumerate(examples):
+        allowed[row, example["outputs"]] = 0
+    return {
+        **placed.encoder_batch([example["ids"] for example in examples], model),
+        placed.TARGETS: torch.tensor([example["label"] for example in examples]),
+        "allowed": allowed,
+    }
+
+
+def forward(module: nn.Module, batch: Batch) -> Tensor:
+    """Give the logits, shape (rows, labels of all heads); those of other heads are no choice."""
+    inputs = {name: value for name, value in batch.items() if name != "allowed"}
+    scores: Tensor = placed.logits(module, inputs) + batch["allowed"]
+    return scores
+
+
+def loss(outputs: Tensor, batch: Batch) -> Loss:
+    """Give the mean over the rows."""
+    return placed.mean_loss(outputs, batch[placed.TARGETS])
+
+
+def predict(module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+    """Give each row's label, its prediction, and the loss of its label among its head's in nats."""
+    batch = on_device(collate(examples, model), module)
+    scores = forward(module, batch).float()
+    losses = functional.cross_entropy(scores, batch[placed.TARGETS], reduction="none")
+    return {
+        "label": batch[placed.TARGETS].cpu().numpy(),
+        "prediction": scores.argmax(dim=1).cpu().numpy(),
+        "loss": losses.double().cpu().numpy(),
+        "tokens": torch.ones(len(examples), dtype=torch.int64).numpy(),
+    }

@@ -1,0 +1,165 @@
+"""From one text to another: translation, summaries, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from myosotis import hookimpl
+from myosotis.errors import ConfigurationError, DataError
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
+from myosotis_plugins.objectives import causal, placed
+from myosotis_plugins.objectives.generation import continued, greedy, transduced
+from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head, Shape, only, shape_of
+
+MYOSOTIS_API = 1
+
+
+@dataclass(frozen=True)
+class SequenceToSequence(Objective):
+    """Write a target for a source; rows are `{"source": …, "target": …}`. The target's end is learned too.
+
+    A model with an encoder and a decoder reads the source and writes the target; a decoder writes the target after
+    the source in its template.
+
+    Args:
+        length: the most tokens of a source; its end is cut to fit.
+        target_length: the most tokens of a target, and of what is written; a longer target is refused.
+        template: what the model reads, `{source}` standing for the source.
+    """
+
+    metrics = ("cross_entropy", "perplexity")
+    in_order = True
+
+    length: int = 128
+    target_length: int = 64
+    template: str = "{source}\n"
+
+    def __post_init__(self) -> None:
+        if min(self.length, self.target_length) < 2:
+            raise ConfigurationError(
+                "length and target_length must be at least 2 tokens, but got "
+                f"{self.length} and {self.target_length}"
+            )
+        if "{source}" not in self.template:
+            raise ConfigurationError(f"template must contain {{source}}, but got {self.template!r}")
+
+    def head(self, shape: Shape) -> Head:
+        """Ask for a model that writes.
+
+        Raises:
+            ModelError: the model has no decoder.
+        """
+        if shape == "encoder-decoder":
+            return Head(SEQUENCE_TO_SEQUENCE)
+        return only(
+            self, shape, "decoder", CAUSAL, "an encoder alone writes nothing; take one of both, or a decoder"
+        )
+
+    def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
+        """Turn sources and targets into tokens.
+
+        Raises:
+            DataError: a target is longer than it may be.
+        """
+        read = [rows[index] for index in range(len(rows))]
+        both = shape_of(getattr(model.module, "config", None)) == "encoder-decoder"
+        sources = self._sources([row["source"] for row in read], model)
+        targets = causal.token_ids(model, [row["target"] for row in read], special=False)
+        end = model.tokenizer.eos_token_id
+        examples = []
+        for number, (source, target, row) in enumerate(zip(sources, targets, read, strict=True), 1):
+            whole = target if end is None else [*target, end]
+            if not 1 <= len(whole) <= self.target_length:
+                raise DataError(
+                    f"row {number}: a target must have 1 to {self.target_length} tokens with its end, but has "
+                    f"{len(whole)}; raise target_length, or shorten the target"
+                )
+            names = ("source", "target") if both else ("prompt", "response")
+            examples.append({names[0]: source, names[1]: whole, "reference": row["target"]})
+        return examples
+
+    def _sources(self, sources: Sequence[str], model: Model) -> list[list[int]]:
+        """Cut the sources, not what the template writes around them."""
+        before, after = self.template.split("{source}", 1)
+        suffix = causal.token_ids(model, [after], special=False)[0] if after else []
+        room = self.length - len(suffix)
+        ids = causal.token_ids(model, [before + source for source in sources])
+        end = model.tokenizer.eos_token_id
+        # Encoders' tokenizers write an end behind every text.
+        closes = bool(ids) and all(each[-1:] == [end] for each in ids)
+        opened = [each[:-1][: room - 1] if closes else each[:room] for each in ids]
+        return [[*each, *suffix, *([end] if closes else [])] for each in opened]
+
+    def tokens(self, example: Example) -> int:
+        """Count the tokens that are read and written."""
+        return sum(
+            len(example[name]) for name in ("source", "target", "prompt", "response") if name in example
+        )
+
+    def collate(self, examples: Sequence[Example], model: Model) -> Batch:
+        """Pad sources and targets to one length each."""
+        if "prompt" in examples[0]:
+            return causal.completion_batch(
+                [example["prompt"] for example in examples], [example["response"] for example in examples]
+            )
+        targets = [example["target"] for example in examples]
+        start = int(model.module.config.decoder_start_token_id)  # type: ignore[union-attr, arg-type]
+        return {
+            **placed.encoder_batch([example["source"] for example in examples], model),
+            "decoder_input_ids": causal.padded(
+                [[start, *each[:-1]] for each in targets], placed.padding(model)
+            ),
+            "decoder_attention_mask": causal.padded([[1] * len(each) for each in targets], 0),
+            placed.TARGETS: causal.padded(targets, causal.IGNORED),
+        }
+
+    def forward(self, module: nn.Module, batch: Batch) -> Any:
+        """Give the logits."""
+        return placed.logits(module, batch) if placed.TARGETS in batch else causal.logits(module, batch)
+
+    def loss(self, outputs: Any, batch: Batch) -> Loss:
+        """Give the mean over the targets' tokens."""
+        if placed.TARGETS in batch:
+            return placed.mean_loss(outputs, batch[placed.TARGETS])
+        return causal.mean_token_loss(outputs, batch["labels"])
+
+    def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+        """Give each target's summed loss in nats and its number of tokens."""
+        batch = causal.on_device(self.collate(examples, model), module)
+        if placed.TARGETS in batch:
+            return placed.row_losses(placed.logits(module, batch), batch[placed.TARGETS])
+        return causal.token_losses(module, batch)
+
+    @property
+    def generation(self) -> str:
+        """Say how texts are written."""
+        return greedy(self.target_length)
+
+    def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
+        """Write a target for each source."""
+        written = Model(module, model.tokenizer)
+        if "prompt" in examples[0]:
+            texts = continued(written, [example["prompt"] for example in examples], self.target_length)
+        else:
+            texts = transduced(written, [example["source"] for example in examples], self.target_length)
+        return {
+            "text": causal.objects(texts),
+            "reference": causal.objects([example["reference"] for example in examples]),
+        }
+
+    def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Write a target for each prompt."""
+        sources = self._sources(prompts, model)
+        if shape_of(getattr(model.module, "config", None)) == "encoder-decoder":
+            return transduced(model, sources, max_new_tokens)
+        return continued(model, sources, max_new_tokens)
+
+
+@hookimpl
+def myosotis_objectives() -> Mapping[str, type[Objective]]:
+    """Give the objective."""
+    return {"sequence_to_sequence": SequenceToSequence}

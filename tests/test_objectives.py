@@ -1,0 +1,182 @@
+"""Whole studies of every objective, on tiny models of every shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import myosotis
+from myosotis.ledger import StudyRecord
+from tests.plugins.encoders import FOLDERS
+
+NUMBERS = range(60)
+DATA: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "parity": [{"text": f"the number {n}", "label": "even" if n % 2 == 0 else "odd"} for n in NUMBERS],
+    "size": [{"text": f"the number {n}", "label": "small" if n < 30 else "large"} for n in NUMBERS],
+    "tags": [{"tokens": ["go", "to", f"x{n}"], "tags": ["O", "O", "B-place"]} for n in NUMBERS],
+    "copy": [{"source": f"say {n}", "target": str(n)} for n in NUMBERS],
+    "sums": [{"prompt": f"after {n}?", "response": f"{n + 1}"} for n in NUMBERS],
+    "text": [{"text": f"a line of {n} and {n + 1} and so on for a while"} for n in NUMBERS],
+}
+OBJECTIVES = {
+    "parity": "classification",
+    "size": "classification",
+    "tags": "token_classification",
+    "copy": "sequence_to_sequence",
+    "sums": "instruction",
+    "text": "language_modeling",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("objectives")
+    for kind, save in FOLDERS.items():
+        save(folder / kind)
+    for name, rows in DATA.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+
+
+def study(model: str, tasks: Sequence[str], *overrides: str) -> StudyRecord:
+    data = [
+        part
+        for task in tasks
+        for part in (
+            f"+dataset@dataset.{task}=file",
+            f"dataset.{task}.train={task}.jsonl",
+            f"dataset.{task}.objective={OBJECTIVES[task]}",
+            f"dataset.{task}.length=32",
+        )
+    ]
+    return myosotis.run(
+        [
+            "model=huggingface",
+            f"model.path={model}",
+            "dataset=[]",
+            *data,
+            "probe=[]",
+            "trainer.max_steps=12",
+            "trainer.batch_size=4",
+            "trainer.accelerator=cpu",
+            "optimizer.learning_rate=0.003",
+            "logger=none",
+            "evaluation.resamples=100",
+            "hydra.launcher.workers=1",
+            *overrides,
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "metric"),
+    [
+        ("bert", "parity", "accuracy"),
+        ("t5", "copy", "cross_entropy"),
+        ("llama", "copy", "cross_entropy"),
+        ("distilbert", "tags", "entity_f1"),
+        ("gpt2", "tags", "entity_f1"),
+        ("distilbert", "text", "cross_entropy"),
+        ("llama", "sums", "cross_entropy"),
+    ],
+)
+def test_a_study_runs_with_full_lora_and_frozen_blocks(model: str, task: str, metric: str) -> None:
+    record = study(
+        model,
+        [task],
+        "method=[full],[lora],[freeze]",
+        "method.freeze.first=1",
+        "trainer.max_steps=30",
+        f"study={model}_{task}",
+    )
+    assert set(record.trials.status) == {"finished"}
+    assert set(record.trials.metric) == {metric}
+    for arm, trial in zip(record.trials.arm, record.trials.trial, strict=True):
+        lines = (record.folder / trial / "metrics.jsonl").read_text().splitlines()
+        losses = [json.loads(line)["loss"] for line in lines]
+        assert arm != "full" or losses[-1] < losses[0]
+        scores = record.scores[record.scores.trial == trial].set_index(["stage", "metric"]).value
+        smooth = "label_cross_entropy" if metric == "accuracy" else "cross_entropy"
+        if metric != "entity_f1":
+            assert scores[1, smooth] != scores[0, smooth]
+
+
+def test_class_incremental_tasks_share_a_head_and_task_incremental_ones_do_not() -> None:
+    shared = study("bert", ["parity", "size"], "method=[full]", "study=shared")
+    own = study(
+        "bert",
+        ["parity", "size"],
+        "method=[full]",
+        "study=own",
+        "dataset.parity.options={head_name: parity}",
+        "dataset.size.options={head_name: size}",
+    )
+    for record, labels in ((shared, 4), (own, 2)):
+        first = record.scores[(record.scores.stage == 0) & (record.scores.metric == "label_cross_entropy")]
+        # A new head gives every label about the same.
+        np.testing.assert_allclose(first.value, np.log(labels), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "options"),
+    [
+        ("bert", "parity", []),
+        ("gpt2", "tags", []),
+        ("llama", "sums", ["dataset.sums.metrics=[cross_entropy,exact_match,chrf]"]),
+        (
+            "t5",
+            "copy",
+            ["dataset.copy.metrics=[cross_entropy,chrf]", "dataset.copy.options={target_length: 6}"],
+        ),
+    ],
+)
+def test_a_cohort_scores_as_each_trial_alone(model: str, task: str, options: list[str]) -> None:
+    """Heads of labels and texts that are written too."""
+    records = [
+        study(
+            model,
+            [task],
+            "method.lora.rank=2,4",
+            "evaluation.limit=6",
+            *options,
+            f"study={model}_{task}_{cohort}",
+            f"hydra.launcher.cohort={cohort}",
+            "force=true",
+        )
+        for cohort in (1, 2)
+    ]
+    alone, together = (
+        record.scores.sort_values(["trial", "stage", "metric"]).reset_index(drop=True) for record in records
+    )
+    manifest = json.loads((records[1].folder / str(together.trial[0]) / "manifest.json").read_text())
+    assert len(manifest["cohort"]) == 2
+    np.testing.assert_allclose(together.value, alone.value, atol=1e-4)
+    written = alone[alone.metric.isin(["exact_match", "chrf"])]
+    assert (written.settings.str.startswith("greedy, at most ")).all()
+    assert (alone[~alone.metric.isin(["exact_match", "chrf"])].settings == "").all()
+
+
+def test_scores_do_not_depend_on_the_batch_size() -> None:
+    records = [
+        study(
+            "t5",
+            ["copy"],
+            "method=[full]",
+            "dataset.copy.metrics=[cross_entropy,chrf,exact_match]",
+            f"evaluation.batch_size={size}",
+            f"study=batch_{size}",
+            "force=true",
+        )
+        for size in (1, 5)
+    ]
+    np.testing.assert_allclose(records[0].scores.value, records[1].scores.value, rtol=1e-4)
