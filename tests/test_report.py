@@ -96,6 +96,7 @@ def record(
             9,
             NAN,
             NAN,
+            "",
         )
         for row in table.to_dict("records")
         if row["status"] == "finished"
@@ -215,7 +216,7 @@ def test_summary_table_has_plain_cells(tmp_path: Path) -> None:
 def scores_of(study: StudyRecord, values: Iterable[tuple[Any, ...]]) -> StudyRecord:
     """The study with other scores: trial, stage, step, task, metric, value."""
     rows = [
-        (name, "", "", 0, stage, step, task, "test", metric, value, 9, NAN, NAN)
+        (name, "", "", 0, stage, step, task, "test", metric, value, 9, NAN, NAN, "")
         for name, stage, step, task, metric, value in values
     ]
     scores = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))

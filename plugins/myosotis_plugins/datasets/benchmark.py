@@ -1,0 +1,117 @@
+"""Published data sets: from a folder of JSON lines, or from the Hub."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from myosotis.errors import ConfigurationError, DataError
+from myosotis.interfaces import Row, Rows, Split, TaskDataset, file_hash
+from myosotis_plugins.datasets.readers import check_file, decoded, json_rows
+
+
+class Benchmark(TaskDataset):
+    """Rows of a published data set. Without a folder they come from the Hub, by Hugging Face's `datasets`.
+
+    Args:
+        path: a folder with the files that the class names.
+        length: the most tokens of a row.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+    """
+
+    hub: ClassVar[str]
+    """The id on the Hub."""
+    hub_name: ClassVar[str | None] = None
+    """Which of several data sets of that id."""
+    hub_revision: ClassVar[str | None] = None
+    """A branch of it; for those that come with code, the one where the Hub keeps their rows."""
+    hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "validation": "validation", "test": "test"}
+    files: ClassVar[Mapping[Split, str]] = {
+        "train": "train.jsonl",
+        "validation": "dev.jsonl",
+        "test": "test.jsonl",
+    }
+    locations = frozenset({"path"})
+
+    def __init__(self, path: str | None = None, length: int = 128, metrics: list[str] | None = None) -> None:
+        if length < 2:
+            raise ConfigurationError(f"length must be at least 2 tokens, but got {length}")
+        self.folder = None if path is None else Path(path)
+        self.length = length
+        self.chosen_metrics = tuple(metrics or ())
+
+    @abstractmethod
+    def row(self, raw: Mapping[str, Any]) -> Row:
+        """Make a row for the objective of one of the files, or of the Hub, which may name its columns otherwise."""
+
+    def metrics(self) -> tuple[str, ...]:
+        """Name the chosen metrics."""
+        return self.chosen_metrics
+
+    def split(self, name: Split) -> Rows | None:
+        """Read a split.
+
+        Raises:
+            DataError: the folder or the Hub does not have it, or a row is not what it must be.
+        """
+        if self.folder is None:
+            return None if name not in self.hub_splits else self._rows_of(self._from_hub(name))
+        if name not in self.files or (
+            name == "validation" and not (self.folder / self.files[name]).is_file()
+        ):
+            return None
+        path = self.folder / self.files[name]
+        check_file(path)
+        return self._rows_of({f"{path}:{line}": row for line, row in json_rows(path, decoded(path))})
+
+    def _rows_of(self, raw: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+        rows = []
+        for place, each in raw.items():
+            try:
+                rows.append(self.row(each))
+            except (KeyError, IndexError, TypeError) as error:
+                raise DataError(
+                    f"{place}: a row of {type(self).__name__} must have other columns ({error}), but has "
+                    f"{', '.join(map(str, each))}"
+                ) from error
+        return rows
+
+    def _from_hub(self, name: Split) -> dict[str, Mapping[str, Any]]:
+        from datasets import load_dataset
+
+        try:
+            rows = load_dataset(
+                self.hub, self.hub_name, split=self.hub_splits[name], revision=self.hub_revision
+            )
+        except (
+            Exception
+        ) as error:  # the client's errors of the network share no base, and change with its versions
+            first = str(error).strip().split("\n")[0]
+            raise DataError(
+                f"path must be a folder with {', '.join(self.files.values())}, or the Hub must give {self.hub}, "
+                f"but does not: {first}. Without a network, give path=FOLDER"
+            ) from error
+        return {f"{self.hub} {name} row {number}": row for number, row in enumerate(rows, 1)}
+
+    def fingerprint(self) -> str:
+        """Hash the files, or name the commit of the Hub."""
+        if self.folder is None:
+            return _commit(self.hub, self.hub_revision)
+        paths = [self.folder / name for name in self.files.values()]
+        for path in paths[:1]:
+            check_file(path)
+        return file_hash([path for path in paths if path.is_file()])
+
+
+@cache
+def _commit(hub: str, revision: str | None) -> str:
+    """Name a data set's commit, or the data set alone where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return f"{hub}@{HfApi().dataset_info(hub, revision=revision, timeout=10).sha}"
+    except Exception:  # the client's errors of the network share no base, and change with its versions
+        return hub

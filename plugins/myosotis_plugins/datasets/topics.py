@@ -1,0 +1,156 @@
+"""The five text classifications of continual learning: `agnews`, `amazon`, `dbpedia`, `yahoo`, `yelp`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from myosotis import hookimpl
+from myosotis.interfaces import Row, Split, TaskDataset
+from myosotis_plugins.datasets.benchmark import Benchmark
+
+MYOSOTIS_API = 1
+
+STARS = ("very negative", "negative", "neutral", "positive", "very positive")
+AGNEWS_LABELS = (
+    "World",
+    "Sports",
+    "Business",
+    "Science or Technology",
+)
+DBPEDIA_LABELS = (
+    "Company",
+    "Educational Institution",
+    "Artist",
+    "Athlete",
+    "Office Holder",
+    "Mean of Transportation",
+    "Building",
+    "Natural Place",
+    "Village",
+    "Animal",
+    "Plant",
+    "Album",
+    "Film",
+    "Written Work",
+)
+YAHOO_LABELS = (
+    "Society & Culture",
+    "Science & Mathematics",
+    "Health",
+    "Education & Reference",
+    "Computers & Internet",
+    "Sports",
+    "Business & Finance",
+    "Entertainment & Music",
+    "Family & Relationships",
+    "Politics & Government",
+)
+
+
+ARGUMENTS = """
+    Class-balanced samples are those that O-LoRA took; from the Hub comes all.
+
+    Args:
+        path: a folder with `train.jsonl` and `test.jsonl`, rows of `text` and `label`.
+        length: the most tokens of a text with its label.
+        by: `likelihood` of the labels' words, or a `head` of labels; `auto` takes likelihood with a decoder.
+        own_head: whether the task has a head of its own, as in task-incremental learning; else it shares one.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+"""
+
+
+class Topics(Benchmark):
+    """Classifies texts, with labels in words. Labels of the same words are one label where tasks share a head."""
+
+    paper = (
+        "Zhang et al. 2015, Character-level Convolutional Networks for Text Classification, arXiv:1509.01626"
+    )
+    hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "test": "test"}
+    labels: ClassVar[tuple[str, ...]]
+    asks: ClassVar[str] = "Topic"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    """The Hub's columns of text."""
+    label_column: ClassVar[str] = "label"
+    """The Hub's column of the label, a number."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__doc__ = f"{cls.__doc__}\n{ARGUMENTS}"
+
+    def __init__(
+        self,
+        path: str | None = None,
+        length: int = 128,
+        by: str = "auto",
+        own_head: bool = False,
+        metrics: list[str] | None = None,
+    ) -> None:
+        super().__init__(path, length, metrics)
+        self.by = by
+        self.own_head = own_head
+
+    def objective(self) -> tuple[str, Mapping[str, Any]]:
+        """Choose classification."""
+        return "classification", {
+            "labels": self.labels,
+            "length": self.length,
+            "template": f"{{text}}\n{self.asks}:",
+            "by": self.by,
+            "head_name": type(self).__name__.lower() if self.own_head else "",
+        }
+
+    def row(self, raw: Mapping[str, Any]) -> Row:
+        """Take a file's row as it is; of the Hub's, join the texts and name the label."""
+        if isinstance(raw.get("label"), str):
+            if raw["label"] not in self.labels:
+                raise KeyError(f"no label {raw['label']!r}")
+            return {"text": raw["text"], "label": raw["label"]}
+        texts = [raw[column] for column in self.columns if raw[column]]
+        return {"text": "\n".join(texts), "label": self.labels[raw[self.label_column]]}
+
+
+class AGNews(Topics):
+    """Tell the section of a piece of news: World, Sports, Business, or Science and Technology."""
+
+    hub = "fancyzhx/ag_news"
+    labels = AGNEWS_LABELS
+
+
+class Amazon(Topics):
+    """Tell the stars of a review of a product. The Hub no longer has Zhang's: from there come others like them."""
+
+    hub = "SetFit/amazon_reviews_multi_en"
+    labels = STARS
+    asks = "Sentiment"
+
+
+class DBpedia(Topics):
+    """Tell what kind of thing an article of Wikipedia is about."""
+
+    hub = "fancyzhx/dbpedia_14"
+    labels = DBPEDIA_LABELS
+    columns = ("title", "content")
+
+
+class Yahoo(Topics):
+    """Tell the topic of a question with its answer."""
+
+    hub = "community-datasets/yahoo_answers_topics"
+    labels = YAHOO_LABELS
+    columns = ("question_title", "question_content", "best_answer")
+    label_column = "topic"
+
+
+class Yelp(Topics):
+    """Tell the stars of a review of a place."""
+
+    hub = "Yelp/yelp_review_full"
+    labels = STARS
+    asks = "Sentiment"
+
+
+@hookimpl
+def myosotis_datasets() -> Mapping[str, type[TaskDataset]]:
+    """Give the datasets."""
+    return {"agnews": AGNews, "amazon": Amazon, "dbpedia": DBpedia, "yahoo": Yahoo, "yelp": Yelp}

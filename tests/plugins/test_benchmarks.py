@@ -1,0 +1,219 @@
+"""Published data sets: rows from files in their layout, from the Hub's columns, and what is told without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myosotis.errors import ConfigurationError, DataError
+from myosotis.interfaces import Model, Row, Split, TaskDataset
+from myosotis.testing import TaskDatasetTestSuite
+from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.gsm8k import GSM8K
+from myosotis_plugins.datasets.multi30k import Multi30k
+from myosotis_plugins.datasets.quotes import Quotes
+from myosotis_plugins.datasets.scitldr import SciTLDR
+from myosotis_plugins.datasets.sst2 import SST2
+from myosotis_plugins.datasets.stories import Stories
+from myosotis_plugins.datasets.topics import AGNews, Amazon, DBpedia, Yahoo, Yelp
+from myosotis_plugins.datasets.wnut17 import TAGS, WNUT17
+from myosotis_plugins.datasets.xquad import XQuAD
+from myosotis_plugins.objectives.token_classification import TokenClassification
+from tests.plugins.encoders import loaded
+from tests.test_stories import SHARED, needs_shared
+
+DATA = SHARED / "data"
+COUNTS: Mapping[type[Benchmark], tuple[str, Mapping[str, int]]] = {
+    SST2: ("sst2", {"train": 6920, "validation": 872, "test": 1821}),
+    AGNews: ("cl5_text_classification/agnews", {"train": 2000, "test": 500}),
+    Amazon: ("cl5_text_classification/amazon", {"train": 2000, "test": 500}),
+    DBpedia: ("cl5_text_classification/dbpedia", {"train": 2000, "test": 500}),
+    Yahoo: ("cl5_text_classification/yahoo", {"train": 2000, "test": 500}),
+    Yelp: ("cl5_text_classification/yelp", {"train": 1200, "test": 500}),
+    WNUT17: ("ner/wnut17", {"train": 3394, "validation": 1009, "test": 1287}),
+    GSM8K: ("gsm8k", {"train": 5000, "test": 1319}),
+    Multi30k: ("multi30k", {"train": 4000, "validation": 1014, "test": 1000}),
+    SciTLDR: ("scitldr", {"train": 1100, "validation": 250, "test": 250}),
+    Quotes: ("quotes", {"train": 2258, "test": 250}),
+    XQuAD: ("xquad", {"train": 952, "test": 238}),
+    Stories: ("tinystories_sample", {"train": 2016, "test": 300}),
+}
+
+
+@needs_shared
+@pytest.mark.parametrize("cls", COUNTS)
+def test_files_in_the_published_layout_give_their_rows(cls: type[Benchmark]) -> None:
+    folder, counts = COUNTS[cls]
+    dataset = cls(path=str(DATA / folder))
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    found = {name: rows for name in splits if (rows := dataset.split(name)) is not None}
+    assert {name: len(rows) for name, rows in found.items()} == counts
+
+
+@needs_shared
+@pytest.mark.parametrize("cls", [AGNews, Amazon, DBpedia, Yahoo, Yelp])
+def test_labels_are_those_that_the_rows_have(cls: type[Benchmark]) -> None:
+    folder = DATA / COUNTS[cls][0]
+    _, parameters = cls(path=str(folder)).objective()
+    assert list(parameters["labels"]) == json.loads((folder / "labels.json").read_text())
+
+
+@needs_shared
+def test_tags_are_those_that_the_rows_have() -> None:
+    assert list(TAGS) == json.loads((DATA / "ner" / "wnut17" / "labels.json").read_text())
+
+
+class OfRows(TaskDatasetTestSuite):
+    """A few rows in a folder, as each data set has them."""
+
+    cls: type[Benchmark] = SST2
+    raw: tuple[Mapping[str, Any], ...] = tuple(
+        {"text": f"film {number}", "label": number % 2} for number in range(40)
+    )
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        names = list(self.cls.files.values())
+        for number, name in enumerate(dict.fromkeys(names)):
+            rows = self.raw if len(set(names)) == 1 else self.raw[number :: len(names)]
+            (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.folder = tmp_path
+
+    def make(self) -> TaskDataset:
+        return self.cls(path=str(self.folder))
+
+
+class TestSST2(OfRows):
+    pass
+
+
+class TestYelp(OfRows):
+    cls = Yelp
+    raw = tuple({"text": f"place {number}", "label": "neutral"} for number in range(40))
+
+
+class TestWNUT17(OfRows):
+    cls = WNUT17
+    raw = tuple({"tokens": ["in", f"x{number}"], "tags": ["O", "B-location"]} for number in range(40))
+
+    def model(self) -> Model:
+        return loaded("gpt2", self.folder, TokenClassification(TAGS))
+
+
+class TestGSM8K(OfRows):
+    cls = GSM8K
+    raw = tuple({"question": f"1 + {n}?", "answer": f"#### {n + 1}"} for n in range(40))
+
+
+class TestMulti30k(OfRows):
+    cls = Multi30k
+    raw = tuple({"en": f"dog {n}", "de": f"Hund {n}", "fr": f"chien {n}"} for n in range(40))
+
+
+class TestQuotes(OfRows):
+    cls = Quotes
+    raw = tuple({"quote": f"“Be {n} yourself; everyone else is already taken.”" * 4} for n in range(40))
+
+
+# The Hub
+
+
+HUB: Mapping[type[Benchmark], tuple[Mapping[str, Any], Row]] = {
+    SST2: ({"idx": 1, "sentence": "fine", "label": 1}, {"text": "fine", "label": "positive"}),
+    AGNews: ({"text": "match", "label": 1}, {"text": "match", "label": "Sports"}),
+    Amazon: ({"id": "en_1", "text": "good", "label": 4}, {"text": "good", "label": "very positive"}),
+    DBpedia: (
+        {"label": 12, "title": "Alien", "content": "is a film"},
+        {"text": "Alien\nis a film", "label": "Film"},
+    ),
+    Yahoo: (
+        {"topic": 2, "question_title": "Flu?", "question_content": "", "best_answer": "Rest."},
+        {"text": "Flu?\nRest.", "label": "Health"},
+    ),
+    Yelp: ({"label": 0, "text": "cold"}, {"text": "cold", "label": "very negative"}),
+    WNUT17: (
+        {"id": "0", "tokens": ["in", "Rome"], "ner_tags": [0, 7]},
+        {"tokens": ["in", "Rome"], "tags": ["O", "B-location"]},
+    ),
+    GSM8K: ({"question": "2?", "answer": "#### 2"}, {"prompt": "2?", "response": "#### 2"}),
+    Multi30k: ({"en": "dog", "de": "Hund"}, {"source": "dog", "target": "Hund"}),
+    SciTLDR: (
+        {"source": ["We show.", "It works."], "target": ["Works.", "Shown."]},
+        {"source": "We show. It works.", "target": "Works."},
+    ),
+    Quotes: ({"quote": "Be.", "author": "O. W.", "tags": []}, {"text": "Be."}),
+    XQuAD: (
+        {"context": "…", "question": "Who?", "answers": {"text": ["He"], "answer_start": [1]}},
+        {"prompt": "Who?", "response": "He"},
+    ),
+    Stories: ({"text": "Once"}, {"text": "Once"}),
+}
+
+
+@pytest.mark.parametrize("cls", HUB)
+def test_rows_of_the_hub_are_read_by_its_columns(
+    cls: type[Benchmark], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, expected = HUB[cls]
+    asked = []
+
+    def load(*given: Any, **named: Any) -> list[Mapping[str, Any]]:
+        asked.append((given, named))
+        return [raw] * 20
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    rows = cls().split("test")
+    assert rows is not None
+    assert rows[0] == expected
+    [(given, named)] = asked
+    assert given == (cls.hub, cls.hub_name)
+    assert named == {"split": cls.hub_splits["test"], "revision": cls.hub_revision}
+
+
+def test_without_a_network_the_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*given: Any, **named: Any) -> None:
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(
+        DataError, match=r"folder with train.jsonl.*Couldn't reach the Hub. Without a network"
+    ):
+        SST2().split("train")
+
+
+# Mistakes
+
+
+def test_a_row_with_other_columns_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 0}\n{"body": "a", "label": 0}\n')
+    with pytest.raises(
+        DataError, match=r"train.jsonl:2: a row of SST2 must have other columns .* body, label"
+    ):
+        SST2(path=str(tmp_path)).split("train")
+
+
+def test_an_unknown_label_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "Gossip"}\n')
+    with pytest.raises(DataError, match=r"train.jsonl:1: .*no label 'Gossip'"):
+        AGNews(path=str(tmp_path)).split("train")
+
+
+def test_a_folder_without_the_files_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file named 'train.jsonl'"):
+        SST2(path=str(tmp_path)).fingerprint()
+    assert SST2(path=str(tmp_path)).split("validation") is None
+
+
+@pytest.mark.parametrize("options", [{"source": "de"}, {"target": "es"}, {"length": 1}])
+def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="must be"):
+        Multi30k(**options)
+
+
+def test_a_head_of_its_own_is_called_as_the_task() -> None:
+    assert AGNews().objective()[1]["head_name"] == ""
+    assert AGNews(own_head=True).objective()[1]["head_name"] == "agnews"
