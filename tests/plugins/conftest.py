@@ -26,6 +26,7 @@ BUILT_IN = (
     "metrics.text",
     "models.huggingface",
     "models.nano",
+    "models.minilm",
     "objectives.classification",
     "objectives.instruction",
     "objectives.language_modeling",

@@ -49,7 +49,7 @@ YAHOO_LABELS = (
 
 
 ARGUMENTS = """
-    Class-balanced samples are those that O-LoRA took; from the Hub comes all.
+    A folder may hold samples, such as those that O-LoRA took, balanced by class; the Hub gives all rows.
 
     Args:
         path: a folder with `train.jsonl` and `test.jsonl`, rows of `text` and `label`.
