@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from myosotis.config import composer
+from myosotis.points import expand
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
@@ -49,3 +52,30 @@ def test_paired_differences_are_those_of_a_paired_t_interval(render: ModuleType)
     assert (
         f"| a − b | +0.000 [+0.000, +0.000] | {differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] |" in text
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "orders"),
+    [
+        (
+            "cl4",  # O-LoRA's Table 1
+            ["dbpedia amazon yahoo agnews", "dbpedia amazon agnews yahoo", "yahoo amazon agnews dbpedia"],
+        ),
+        (
+            "cl5",  # MbPA++'s Section 4
+            [
+                "yelp agnews dbpedia amazon yahoo",
+                "dbpedia yahoo agnews amazon yelp",
+                "yelp yahoo amazon dbpedia agnews",
+                "agnews yelp amazon yahoo dbpedia",
+            ],
+        ),
+    ],
+)
+def test_text_classifications_come_in_the_published_orders(name: str, orders: list[str]) -> None:
+    arguments = [f"+experiments={name}"]
+    with composer() as compose:
+        master = compose.master("config", arguments)
+        points = expand(compose, "config", arguments, {}, master.hydra.sweeper.params)
+        found = [compose.compose("config", point.overrides).curriculum.order for point in points]
+    assert [" ".join(order) for order in found] == orders
