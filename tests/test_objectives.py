@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
 
 
-def study(model: str, tasks: Sequence[str], *overrides: str) -> StudyRecord:
+def overrides_of(model: str, tasks: Sequence[str]) -> list[str]:
     data = [
         part
         for task in tasks
@@ -59,13 +60,13 @@ def study(model: str, tasks: Sequence[str], *overrides: str) -> StudyRecord:
             f"dataset.{task}.length=32",
         )
     ]
+    return ["model=huggingface", f"model.path={model}", "dataset=[]", *data, "probe=[]"]
+
+
+def study(model: str, tasks: Sequence[str], *overrides: str) -> StudyRecord:
     return myosotis.run(
         [
-            "model=huggingface",
-            f"model.path={model}",
-            "dataset=[]",
-            *data,
-            "probe=[]",
+            *overrides_of(model, tasks),
             "trainer.max_steps=12",
             "trainer.batch_size=4",
             "trainer.accelerator=cpu",
@@ -180,3 +181,46 @@ def test_scores_do_not_depend_on_the_batch_size() -> None:
         for size in (1, 5)
     ]
     np.testing.assert_allclose(records[0].scores.value, records[1].scores.value, rtol=1e-4)
+
+
+# Looking at the data
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "options", "expected"),
+    [
+        (
+            "llama",
+            "sums",
+            {"template": "question"},
+            ["shown Q|u|e|s|t|i|o|n|:| |a|f|t|e|r| |0|?|⏎|A|n|s|w|e|r|:| ", "trained on 1|</s>"],
+        ),
+        ("t5", "copy", {}, ["shown [CLS]|s|a|y| |0|[SEP]|⏎", "trained on 0"]),
+        ("gpt2", "parity", {}, ["shown t|h|e| |n|u|m|b|e|r| |0|⏎|L|a|b|e|l|:", "trained on  |e|v|e|n"]),
+        ("bert", "parity", {}, ["shown [CLS]|t|h|e| |n|u|m|b|e|r| |0", "trained on [SEP]→even"]),
+        (
+            "gpt2",
+            "tags",
+            {},
+            ["trained on g→O", "shown o", "trained on t→O", "shown o", "trained on x→B-place", "shown 0"],
+        ),
+    ],
+)
+def test_rows_are_shown_as_the_model_sees_them(
+    model: str, task: str, options: Mapping[str, str], expected: Sequence[str], call: Any
+) -> None:
+    chosen = [f"dataset.{task}.{key}={value}" for key, value in options.items()]
+    arguments = [*overrides_of(model, [task]), *chosen, "logger=none"]
+    code, printed, error = call("data", "show", "--rows", "1", *arguments)
+    assert code == 0, error
+    header, *rows = printed.splitlines()
+    assert re.fullmatch(rf"{task}, row 1, \d+ tokens", header)
+    assert [re.sub(r"^ +(shown|trained on)  ", r"\1 ", row) for row in rows] == list(expected)
+
+
+def test_what_is_no_option_or_split_is_refused(call: Any) -> None:
+    assert (
+        "--split must be one of train, validation, test, but got all"
+        in call("data", "show", "--split", "all")[2]
+    )
+    assert "--row is not an option of data show" in call("data", "show", "--row", "3")[2]

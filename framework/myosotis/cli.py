@@ -44,6 +44,8 @@ app = typer.Typer(
 )
 plugins_app = typer.Typer(help="List the plugins of this environment.", invoke_without_command=True)
 app.add_typer(plugins_app, name="plugins")
+data_app = typer.Typer(help="Look at the data of a study before it runs.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 StudiesFolder = Annotated[Path, typer.Option("--studies", help="The folder of studies.")]
 
@@ -427,6 +429,29 @@ def show(name: str) -> None:
     if not found:
         raise ConfigurationError(unknown_name("plugin", name, {each.name for each in registry}))
     typer.echo("\n\n".join(describe(each) for each in found))
+
+
+@data_app.command("show", context_settings=PASS_THROUGH)
+def show_data(
+    context: typer.Context,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many of each task.")] = 2,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
+) -> None:
+    """Print rows as the model will see them: token by token, and which are trained on.
+
+    Takes the overrides that run takes; of a sweep, the first trial is shown.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from myosotis.data import TRAINED, lines, shown_rows
+
+    console = Console(highlight=False)
+    for row in shown_rows(_overrides(context, "data show"), split, rows):
+        console.print(Text(f"{row.task}, row {row.number}, {row.tokens} tokens", style="bold"))
+        for what, text in lines(row):
+            style = "green" if what == TRAINED else "dim"
+            console.print(Text.assemble(f"  {what:>10}  ", (text, style)), soft_wrap=True)
 
 
 def main() -> None:

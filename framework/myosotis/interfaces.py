@@ -120,6 +120,21 @@ class Plugin(ABC):  # noqa: B024 - its kinds have the abstract methods
         return ""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A token of an encoded row, as a person reads it.
+
+    Attributes:
+        text: what it stands for.
+        trained: whether it is predicted and trained on.
+        note: what is predicted at its place, where that is not the token itself.
+    """
+
+    text: str
+    trained: bool
+    note: str = ""
+
+
 class Objective(Plugin):
     """How rows of one shape become examples, batches, a loss and predictions."""
 
@@ -155,6 +170,16 @@ class Objective(Plugin):
 
         The module may be on a GPU: move to its device what is made of the examples, and the columns back.
         """
+
+    def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
+        """Give an encoded row as the model sees it, for people to look at.
+
+        Raises:
+            ConfigurationError: its rows are no text.
+        """
+        raise ConfigurationError(
+            f"the objective {type(self).__name__} has no rows of text that could be shown"
+        )
 
     @property
     def generation(self) -> str:

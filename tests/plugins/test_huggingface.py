@@ -276,3 +276,13 @@ def test_an_unknown_hub_model_without_a_network_is_refused_quickly(
 def test_a_path_that_is_neither_is_refused(cache: Path) -> None:
     (answer,) = from_hub(cache, "/no/such/folder", **OFFLINE)
     assert answer.startswith("ModelError: path must be a folder")
+
+
+@pytest.mark.parametrize("read", ["load", "outline"])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(read: str, tmp_path: Path) -> None:
+    folder = tiny.save(tiny.llama(), tmp_path / "base")
+    larger = tiny.tokenizer()
+    larger.add_tokens(["<one>", "<two>"])
+    larger.save_pretrained(folder)
+    with pytest.raises(ModelError, match="at most the 257 tokens that the model embeds, but has 259"):
+        getattr(tiny.factory(folder), read)([])

@@ -100,6 +100,7 @@ class HuggingFace(ModelFactory):
             module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=False)
             _let_train(module, new)
             _keep_packing(module)
+        _check_vocabulary(module, tokenizer, folder)
         return Model(module, tokenizer, new)
 
     def outline(self, objectives: Collection[Objective]) -> Model:
@@ -121,6 +122,7 @@ class HuggingFace(ModelFactory):
         if self.quantization != "none":
             module.requires_grad_(False)
             _let_train(module, new)
+        _check_vocabulary(module, tokenizer, folder)
         return Model(module, tokenizer, new)
 
     def _head(self, folder: Path, objectives: Collection[Objective], tokenizer: Any) -> tuple[Head, Any]:
@@ -264,6 +266,16 @@ def _config(folder: Path, trust_remote_code: bool) -> Any:
 def _shape(folder: Path, trust_remote_code: bool) -> Shape:
     """Tell a folder's shape; a study asks for every trial."""
     return shape_of(_config(folder, trust_remote_code))
+
+
+def _check_vocabulary(module: Any, tokenizer: Any, folder: Path) -> None:
+    known = module.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise ModelError(
+            f"the tokenizer in {folder} must have at most the {known} tokens that the model embeds, but has "
+            f"{len(tokenizer)}; put the model's own tokenizer there, or resize the model's embeddings with "
+            "transformers' resize_token_embeddings and save it"
+        )
 
 
 def _let_train(module: nn.Module, new: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
-from myosotis_plugins.objectives import causal, label_head, label_likelihood
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis_plugins.objectives import causal, label_head, label_likelihood, shown
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_LABELS, Head, Shape, shape_of
 
 MYOSOTIS_API = 1
@@ -96,6 +96,15 @@ class Classification(Objective):
         if "ids" in examples[0]:
             return label_head.collate(examples, model)
         return label_likelihood.collate(examples)
+
+    def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
+        """Give the tokens of the prompt and its label, or of the text, with the label at its end."""
+        if "ids" not in example:
+            return shown.pieces(self.collate([example], model), model)
+        names: Mapping[int, str] = model.module.config.id2label  # type: ignore[union-attr, assignment]
+        texts = [model.tokenizer.decode([token]) for token in example["ids"]]
+        last = Piece(texts[-1], True, names[example["label"]])
+        return [*(Piece(text, False) for text in texts[:-1]), last]
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
         """Give the logits."""

@@ -77,8 +77,8 @@ def common_head(objectives: Collection[Objective], shape: Shape) -> Head:
             f"{type(each).__name__} ({head.kind})" for each, head in zip(objectives, heads, strict=True)
         )
         raise ModelError(
-            f"all tasks and probes of a trial must have one kind of head, but they need {' and '.join(kinds)}: "
-            f"{named}; leave one kind out, or take by=likelihood where the model is a decoder"
+            f"all tasks and probes of a trial must have one kind of head, but they need {named}; leave one kind "
+            "out, or take by=likelihood where the model is a decoder"
         )
     labels = dict.fromkeys(label for head in heads for label in head.labels)
     return Head(kinds[0] if kinds else CAUSAL, tuple(labels))

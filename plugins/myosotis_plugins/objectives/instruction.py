@@ -10,8 +10,8 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, located, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
-from myosotis_plugins.objectives import causal
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis_plugins.objectives import causal, shown
 from myosotis_plugins.objectives.generation import continued, greedy
 from myosotis_plugins.objectives.heads import CAUSAL, Head, Shape, only
 from myosotis_plugins.objectives.turns import (
@@ -128,6 +128,10 @@ class Instruction(Objective):
         return causal.completion_batch(
             *([example[part] for example in examples] for part in ("prompt", "response", "labels"))
         )
+
+    def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
+        """Give the row's tokens."""
+        return shown.pieces(self.collate([example], model), model)
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
         """Give the logits."""

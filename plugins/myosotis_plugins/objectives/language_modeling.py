@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
-from myosotis_plugins.objectives import causal, masked, placed
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis_plugins.objectives import causal, masked, placed, shown
 from myosotis_plugins.objectives.generation import continued
 from myosotis_plugins.objectives.heads import CAUSAL, MASKED, Head, Shape, only, shape_of
 
@@ -96,6 +96,10 @@ class LanguageModeling(Objective):
             ids = torch.from_numpy(np.stack([example["input_ids"] for example in examples]))
             return {"input_ids": ids, "labels": ids}
         return _isolated_batch(examples)
+
+    def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
+        """Give the row's tokens."""
+        return shown.pieces(self.collate([example], model), model)
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
         """Give the logits."""

@@ -10,8 +10,8 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
-from myosotis_plugins.objectives import causal, placed
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis_plugins.objectives import causal, placed, shown
 from myosotis_plugins.objectives.generation import continued, greedy, transduced
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head, Shape, only, shape_of
 
@@ -116,6 +116,10 @@ class SequenceToSequence(Objective):
             "decoder_attention_mask": causal.padded([[1] * len(each) for each in targets], 0),
             placed.TARGETS: causal.padded(targets, causal.IGNORED),
         }
+
+    def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
+        """Give the row's tokens."""
+        return shown.pieces(self.collate([example], model), model)
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
         """Give the logits."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Rows
+from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import placed
 from myosotis_plugins.objectives.causal import IGNORED, objects, on_device, padded
 from myosotis_plugins.objectives.heads import TOKEN_LABELS, Head, Shape, columns_of
@@ -103,6 +103,17 @@ class TokenClassification(Objective):
             **placed.encoder_batch([example["ids"] for example in examples], model),
             placed.TARGETS: padded(targets, IGNORED),
         }
+
+    def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
+        """Give the sentence's pieces, each word's tag at its first."""
+        return [
+            Piece(
+                model.tokenizer.decode([token]),
+                word is not None,
+                "" if word is None else example["tags"][word],
+            )
+            for token, word in zip(example["ids"], example["words"], strict=True)
+        ]
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
         """Give the logits."""
