@@ -224,3 +224,39 @@ def test_what_is_no_option_or_split_is_refused(call: Any) -> None:
         in call("data", "show", "--split", "all")[2]
     )
     assert "--row is not an option of data show" in call("data", "show", "--row", "3")[2]
+
+
+def test_data_are_checked_through_the_command_line(home: Path, call: Any, tmp_path: Path) -> None:
+    rows = [
+        {"text": f"the number {n} is {'x' * (n // 2)}", "label": "even" if n % 2 == 0 else "odd"}
+        for n in NUMBERS
+    ]
+    (home / "check.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    picture = tmp_path / "lengths.svg"
+    arguments = [*overrides_of("bert", ["parity"]), "dataset.parity.train=check.jsonl", "logger=none"]
+    code, printed, error = call("data", "check", *arguments, "--picture", str(picture))
+    assert code == 0, error
+    # [CLS], 14 to 15 letters and digits, up to 29 crosses, [SEP]; 32 are kept.
+    expected = [len(f"[the number {n} is {'x' * (n // 2)}]") for n in NUMBERS]
+    train = [count for number, count in enumerate([*expected, expected[0]]) if number % 10 != 9]
+    row = next(line for line in printed.splitlines() if line.strip().startswith("parity (train) "))
+    lost = sum(max(0, count - 32) for count in train)
+    assert row.split()[2:] == [
+        str(len(train)),
+        f"{sum(train):,}",
+        str(sorted(train)[len(train) // 2]),
+        str(max(train)),
+        str(lost),
+        "2",
+    ]
+    assert f"are longer than length and lose {lost} tokens" in printed
+    assert "parity (train): 1 rows (1.8%) are there before; 'the number 0 is' 2 times" in printed
+    assert "parity (test)" in picture.read_text()
+
+
+def test_a_picture_of_another_kind_is_refused(call: Any) -> None:
+    code, _, error = call(
+        "data", "check", *overrides_of("bert", ["parity"]), "logger=none", "--picture", "a.gif"
+    )
+    assert code == 2
+    assert "--picture must end in .svg or .png, but got a.gif" in error

@@ -454,6 +454,39 @@ def show_data(
             console.print(Text.assemble(f"  {what:>10}  ", (text, style)), soft_wrap=True)
 
 
+@data_app.command("check", context_settings=PASS_THROUGH)
+def check_data(
+    context: typer.Context,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw the rows' lengths into this .svg or .png.")
+    ] = None,
+) -> None:
+    """Look for what is wrong with the data: copies, overlaps, rows cut off, odd characters, rare labels.
+
+    Takes the overrides that run takes; of a sweep, the first trial's data are looked at.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from myosotis.data import checked_splits, draw_lengths, summary
+    from myosotis.data_check import findings
+
+    splits = checked_splits(_overrides(context, "data check"))
+    table = Table(*summary(None), box=box.SIMPLE_HEAD, pad_edge=False)
+    for split in splits:
+        table.add_row(*summary(split))
+    Console().print(table)
+    found = list(findings(splits))
+    for each in found:
+        typer.echo(f"{each.where}: {each.what}\n    {each.advice}")
+    if not found:
+        typer.echo("nothing was found that is wrong")
+    if picture is not None:
+        draw_lengths(splits, picture)
+        typer.echo(f"lengths: {picture}")
+
+
 def main() -> None:
     """Run the command line; a mistake is one clear line and exit code 2, a failed trial 1."""
     arguments = [each for each in sys.argv[1:] if each != "--debug"]

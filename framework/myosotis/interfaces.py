@@ -171,6 +171,10 @@ class Objective(Plugin):
         The module may be on a GPU: move to its device what is made of the examples, and the columns back.
         """
 
+    def unlimited(self) -> Objective:
+        """Give the same objective without a limit on the length of its examples; itself where it has none."""
+        return self
+
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
         """Give an encoded row as the model sees it, for people to look at.
 

@@ -15,6 +15,8 @@ from myosotis.interfaces import Batch, Columns, Model
 
 IGNORED = -100
 """The label of a token that is not trained on."""
+WITHOUT_LIMIT = 10**9
+"""A length that no row has."""
 
 
 def logits(module: nn.Module, batch: Batch) -> Float[Tensor, "rows tokens vocabulary"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -96,6 +96,10 @@ class Classification(Objective):
         if "ids" in examples[0]:
             return label_head.collate(examples, model)
         return label_likelihood.collate(examples)
+
+    def unlimited(self) -> Objective:
+        """Let rows be as long as they are."""
+        return replace(self, length=causal.WITHOUT_LIMIT)
 
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
         """Give the tokens of the prompt and its label, or of the text, with the label at its end."""

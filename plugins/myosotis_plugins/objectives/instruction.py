@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -128,6 +128,10 @@ class Instruction(Objective):
         return causal.completion_batch(
             *([example[part] for example in examples] for part in ("prompt", "response", "labels"))
         )
+
+    def unlimited(self) -> Objective:
+        """Let rows be as long as they are."""
+        return replace(self, length=causal.WITHOUT_LIMIT)
 
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
         """Give the row's tokens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -116,6 +116,10 @@ class SequenceToSequence(Objective):
             "decoder_attention_mask": causal.padded([[1] * len(each) for each in targets], 0),
             placed.TARGETS: causal.padded(targets, causal.IGNORED),
         }
+
+    def unlimited(self) -> Objective:
+        """Let rows be as long as they are."""
+        return replace(self, length=causal.WITHOUT_LIMIT, target_length=causal.WITHOUT_LIMIT)
 
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
         """Give the row's tokens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import placed
-from myosotis_plugins.objectives.causal import IGNORED, objects, on_device, padded
+from myosotis_plugins.objectives.causal import IGNORED, WITHOUT_LIMIT, objects, on_device, padded
 from myosotis_plugins.objectives.heads import TOKEN_LABELS, Head, Shape, columns_of
 
 MYOSOTIS_API = 1
@@ -103,6 +103,10 @@ class TokenClassification(Objective):
             **placed.encoder_batch([example["ids"] for example in examples], model),
             placed.TARGETS: padded(targets, IGNORED),
         }
+
+    def unlimited(self) -> Objective:
+        """Let rows be as long as they are."""
+        return replace(self, length=WITHOUT_LIMIT)
 
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
         """Give the sentence's pieces, each word's tag at its first."""
