@@ -15,9 +15,9 @@ COMPARED = 5_000
 """Rows of a split that are looked at for near duplicates; all are looked at for exact ones."""
 SHINGLE = 5
 """Letters in the pieces of text whose share two near duplicates have in common."""
-NEAR = 0.8
+NEAR = 0.7
 """The least such share, estimated."""
-PERMUTATIONS = 64
+PERMUTATIONS = 128
 SCARCE = 0.001
 """A script with a smaller share of all letters is named."""
 RARE_LABEL = 0.02
@@ -198,7 +198,7 @@ def _unbalanced(split: CheckedSplit) -> Iterator[Finding]:
         label = min(rare, key=lambda each: (rare[each], each))
         yield Finding(
             split.name,
-            f"{len(rare)} of {len(split.labels)} labels have fewer than {RARE_LABEL:.0%} of the rows each; "
+            f"{len(rare)} of {len(split.labels)} labels are less than {RARE_LABEL:.0%} of all each; "
             f"{label!r} has {rare[label]} of {total:,}",
             "accuracy hardly sees them: look at macro_f1 or entity_f1 too",
         )
