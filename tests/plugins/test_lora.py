@@ -265,15 +265,18 @@ def test_quantized_weights_are_not_decomposed(
 
 
 @pytest.mark.parametrize("initialization", DECOMPOSED)
-def test_the_base_is_left_to_other_trials_as_it_was(initialization: Any) -> None:
-    model = tiny.model()
-    base = dict(model.module.named_parameters())
-    values = {name: value.detach().clone() for name, value in base.items()}
-    adapted = LoRA(rank=2, initialization=initialization).adapt(model, tiny.context(model))
-    trained(adapted)
-    for name, value in base.items():
-        assert not value.requires_grad, name
+def test_the_base_is_left_as_it_was_and_not_held(initialization: Any) -> None:
+    base = tiny.model()
+    values = {name: value.detach().clone() for name, value in base.module.named_parameters()}
+    branch = Branch(base.module)
+    trained(LoRA(rank=2, initialization=initialization).adapt(Model(branch.module), tiny.context(base)))
+    for name, value in base.module.named_parameters():
         assert torch.equal(value, values[name]), name
+    # What a trial has rewritten it has once: of the base's own weight nothing is held.
+    rewritten = base.module.get_submodule("model.layers.1.mlp.up_proj").weight
+    held = [tensor for each in branch.before.values() for tensor in each.tensors.values()]
+    held += [*branch.module.parameters(), *branch.module.buffers()]
+    assert all(tensor.data_ptr() != rewritten.data_ptr() for tensor in held)
 
 
 def test_olora_refuses_transposed_weights() -> None:

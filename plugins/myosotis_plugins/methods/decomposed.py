@@ -19,7 +19,8 @@ def insert_decomposed(
     """Insert adapters by one of PEFT's initializations that rewrite weights.
 
     The base's memory is shared with other trials, and PEFT may write into it: each layer that is rewritten gets
-    a parameter of its own first. A parameter that is another than the base's also keeps the trial out of joint
+    a parameter of its own first, and lets go of the base's, so that there are not two copies of it once other
+    trials have it no longer. A parameter that is another than the base's also keeps the trial out of joint
     forward passes, which would run the base's layer.
 
     Raises:
@@ -32,8 +33,9 @@ def insert_decomposed(
     _check(model.module, layers, settings.rank, initialization)
     for name in layers:
         layer: Any = model.module.get_submodule(name)
-        base = layer.weight.requires_grad_(False)
+        base = layer.weight
         layer.weight = nn.Parameter(base.detach().clone(), requires_grad=False)
+        base.data = base.data.new_empty(0)
     # An outline has no values to decompose.
     begins = context.outline or initialization
     adapted = settings.insert(model, context, init_lora_weights=begins, **options)
