@@ -106,6 +106,70 @@ class Benchmark(TaskDataset):
         return file_hash([path for path in paths if path.is_file()])
 
 
+class TextBenchmark(Benchmark):
+    """Running text.
+
+    Args:
+        path: a folder with the files that the class names.
+        length: the most tokens of a block.
+        packing: `joined` or `isolated`, as of the objective `language_modeling`.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        length: int = 128,
+        packing: str = "joined",
+        metrics: list[str] | None = None,
+    ) -> None:
+        super().__init__(path, length, metrics)
+        self.packing = packing
+
+    def objective(self) -> tuple[str, Mapping[str, Any]]:
+        """Choose language modelling."""
+        return "language_modeling", {"length": self.length, "packing": self.packing}
+
+
+class AnswerBenchmark(Benchmark):
+    """Questions with their answers.
+
+    Args:
+        path: a folder with the files that the class names.
+        length: the most tokens of a question with its answer; a longer answer is refused.
+        template: how a question is put, as of the objective `instruction`.
+        max_new_tokens: the most tokens of an answer that the model writes.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        length: int = 512,
+        template: str = "question",
+        max_new_tokens: int = 64,
+        metrics: list[str] | None = None,
+    ) -> None:
+        super().__init__(path, length, metrics)
+        self.template = template
+        self.max_new_tokens = max_new_tokens
+
+    def objective(self) -> tuple[str, Mapping[str, Any]]:
+        """Choose instructions."""
+        return "instruction", {
+            "length": self.length,
+            "template": self.template,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+def held_out(rows: Rows | None, name: Split, every: int) -> Rows | None:
+    """Hold every so many rows out for the test split, where a data set has one file."""
+    if rows is None:
+        return None
+    return [rows[index] for index in range(len(rows)) if (index % every == every - 1) == (name == "test")]
+
+
 @cache
 def _commit(hub: str, revision: str | None) -> str:
     """Name a data set's commit, or the data set alone where the Hub cannot be asked."""

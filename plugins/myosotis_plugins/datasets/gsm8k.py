@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 
 from myosotis import hookimpl
 from myosotis.interfaces import Row, Split, TaskDataset
-from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.benchmark import AnswerBenchmark
 
 MYOSOTIS_API = 1
 
 
-class GSM8K(Benchmark):
+class GSM8K(AnswerBenchmark):
     """Solve a word problem in steps; the answer is the number behind `####`.
 
-    `metrics=[cross_entropy,number_match]` lets the model write its solutions, and looks at the number.
+    `metrics=[cross_entropy,number_match] max_new_tokens=256` lets the model write its solutions, and looks at the
+    number.
 
     Args:
         path: a folder with `train.jsonl` and `test.jsonl`, rows of `question` and `answer`.
@@ -29,26 +30,6 @@ class GSM8K(Benchmark):
     hub = "openai/gsm8k"
     hub_name = "main"
     hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "test": "test"}
-
-    def __init__(
-        self,
-        path: str | None = None,
-        length: int = 1024,
-        template: str = "question",
-        max_new_tokens: int = 256,
-        metrics: list[str] | None = None,
-    ) -> None:
-        super().__init__(path, length, metrics)
-        self.template = template
-        self.max_new_tokens = max_new_tokens
-
-    def objective(self) -> tuple[str, Mapping[str, Any]]:
-        """Choose instructions."""
-        return "instruction", {
-            "length": self.length,
-            "template": self.template,
-            "max_new_tokens": self.max_new_tokens,
-        }
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """Take question and answer."""

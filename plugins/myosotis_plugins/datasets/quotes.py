@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 from myosotis import hookimpl
 from myosotis.interfaces import Row, Rows, Split, TaskDataset
-from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.benchmark import TextBenchmark, held_out
 
 MYOSOTIS_API = 1
 
-TEST = 10
-"""Every so many quotations is held out: there is one file."""
+HELD_OUT = 10
+"""Every so many quotations is scored."""
 
 
-class Quotes(Benchmark):
+class Quotes(TextBenchmark):
     """Predict English quotations, as the first tutorials on LoRA do.
 
     Args:
@@ -29,26 +29,9 @@ class Quotes(Benchmark):
     hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "test": "train"}
     files: ClassVar[Mapping[Split, str]] = {"train": "english_quotes.jsonl", "test": "english_quotes.jsonl"}
 
-    def __init__(
-        self,
-        path: str | None = None,
-        length: int = 128,
-        packing: str = "joined",
-        metrics: list[str] | None = None,
-    ) -> None:
-        super().__init__(path, length, metrics)
-        self.packing = packing
-
-    def objective(self) -> tuple[str, Mapping[str, Any]]:
-        """Choose language modelling."""
-        return "language_modeling", {"length": self.length, "packing": self.packing}
-
     def split(self, name: Split) -> Rows | None:
         """Hold out every tenth quotation."""
-        rows = super().split(name)
-        if rows is None:
-            return None
-        return [rows[index] for index in range(len(rows)) if (index % TEST == TEST - 1) == (name == "test")]
+        return held_out(super().split(name), name, HELD_OUT)
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """Take the quotation."""

