@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import myosotis
+from myosotis.errors import ConfigurationError
 from myosotis.ledger import StudyRecord
 from tests.plugins.encoders import FOLDERS
 
@@ -260,3 +261,11 @@ def test_a_picture_of_another_kind_is_refused(call: Any) -> None:
     )
     assert code == 2
     assert "--picture must end in .svg or .png, but got a.gif" in error
+
+
+def test_a_metric_of_texts_is_refused_where_none_are_written() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"dataset.parity: metrics must be of what classification gives"
+    ):
+        study("bert", ["parity"], "dataset.parity.metrics=[accuracy,bleu]", "study=unwritten")
+    assert not Path("studies/unwritten").exists()

@@ -197,13 +197,21 @@ class Resolver:
         with located(f"{group}.{name}"):
             chosen, parameters = dataset.objective()
             objective = self.registry.find("objective", chosen).cls(**parameters)
-        metrics = dataset.metrics() or cast(Objective, objective).metrics
+            names = dataset.metrics() or cast(Objective, objective).metrics
+            metrics = {each: cast(Metric, self.registry.find("metric", each).cls()) for each in names}
+            writes = type(objective).generate is not Objective.generate  # type: ignore[attr-defined]
+            unwritten = [each for each, metric in metrics.items() if metric.generates and not writes]
+            if unwritten:
+                raise ConfigurationError(
+                    f"metrics must be of what {chosen} gives, but {', '.join(unwritten)} must have texts that the "
+                    "model writes; take the objective instruction or sequence_to_sequence, or another metric"
+                )
         return Task(
             name=name,
             role="task" if group == "dataset" else "probe",
             dataset=dataset,
             objective=cast(Objective, objective),
-            metrics={metric: cast(Metric, self.registry.find("metric", metric).cls()) for metric in metrics},
+            metrics=metrics,
         )
 
     def _make(self, path: str, node: Any) -> Plugin:
