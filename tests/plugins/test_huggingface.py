@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from myosotis.errors import ModelError
+from myosotis.errors import ConfigurationError, ModelError
 from myosotis.interfaces import ModelFactory, Share, Stage, Task
 from myosotis.testing import ModelFactoryTestSuite
 from myosotis_plugins.methods.lora import LoRA
@@ -210,7 +211,7 @@ def test_a_quantized_base_alone_has_nothing_to_train(llama_folder: Path) -> None
 
 HUB = """
 import sys
-from myosotis.errors import ModelError
+from myosotis.errors import ConfigurationError, ModelError
 from myosotis_plugins.models.huggingface import HuggingFace
 path, revision = sys.argv[1], sys.argv[2] or None
 try:
@@ -286,3 +287,50 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(read: str, tmp_p
     larger.save_pretrained(folder)
     with pytest.raises(ModelError, match="at most the 257 tokens that the model embeds, but has 259"):
         getattr(tiny.factory(folder), read)([])
+
+
+# An adapter as the beginning
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> tuple[Path, Path]:
+    """A base, and an adapter of it that is no beginner."""
+    folder = tiny.save(tiny.llama(), tmp_path / "base")
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(tiny.llama(), config).save_pretrained(str(tmp_path / "adapter"))
+    return folder, tmp_path / "adapter"
+
+
+@torch.no_grad()
+def test_an_adapter_is_merged_into_the_base(adapted: tuple[Path, Path]) -> None:
+    folder, adapter = adapted
+    model = HuggingFace(str(folder), adapter=str(adapter)).load([])
+    ids = torch.tensor([[5, 6, 7, 8]])
+    by_peft = PeftModel.from_pretrained(tiny.llama(), str(adapter)).eval()
+    torch.testing.assert_close(model.module.eval()(ids).logits, by_peft(ids).logits, rtol=1e-4, atol=1e-4)
+    assert all(each.requires_grad for each in model.module.parameters())
+    assert not any("lora" in name for name, _ in model.module.named_modules())
+
+
+def test_the_adapter_is_part_of_what_the_model_is(adapted: tuple[Path, Path]) -> None:
+    folder, adapter = adapted
+    alone, together = (HuggingFace(str(folder), adapter=each).fingerprint() for each in (None, str(adapter)))
+    assert together.startswith(f"{alone} with ")
+    (adapter / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text() + " ")
+    assert HuggingFace(str(folder), adapter=str(adapter)).fingerprint() != together
+
+
+@pytest.mark.parametrize("read", ["load", "outline"])
+def test_what_is_no_adapter_of_layers_is_refused(
+    read: str, adapted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, adapter = adapted
+    with pytest.raises(
+        ModelError, match=r"must be the folder of an adapter of PEFT's, but .* has no adapter_config"
+    ):
+        getattr(HuggingFace(str(folder), adapter=str(folder)), read)([])
+    (adapter / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
+    with pytest.raises(ModelError, match="holds virtual tokens, which cannot be merged"):
+        getattr(HuggingFace(str(folder), adapter=str(adapter)), read)([])
+    with pytest.raises(ConfigurationError, match="but quantization=8bit; merge it once"):
+        HuggingFace(str(folder), quantization="8bit", adapter=str(adapter))

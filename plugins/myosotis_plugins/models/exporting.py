@@ -12,7 +12,7 @@ import torch
 from myosotis.errors import ModelError
 from myosotis.interfaces import Model
 from myosotis_plugins.methods.bottleneck import SETTINGS
-from myosotis_plugins.models.saved import ADAPTER, put_on
+from myosotis_plugins.models.saved import ADAPTER, VIRTUAL, merged, put_on
 from myosotis_plugins.quiet import quiet_libraries
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -40,7 +40,7 @@ def check_export(saved: Path, merge: bool, dtype: str | None) -> None:
         )
     if merge and not is_adapter(saved):
         raise ModelError("--merge must have an adapter, but this trial trained whole weights; leave it out")
-    if merge and _settings(saved)["peft_type"] in ("PREFIX_TUNING", "PROMPT_TUNING"):
+    if merge and _settings(saved)["peft_type"] in VIRTUAL:
         raise ModelError("--merge must have an adapter of layers, but this trial trained virtual tokens")
 
 
@@ -68,9 +68,8 @@ def export_whole(base: Model, saved: Path, folder: Path, dtype: str | None) -> N
     with quiet_libraries():
         if getattr(module, "is_quantized", False):
             module = module.dequantize()
-        tuned: Any = put_on(Model(module, base.tokenizer), saved)
-        if is_adapter(saved):
-            tuned = tuned.merge_and_unload()
+        plain = Model(module, base.tokenizer)
+        tuned: Any = merged(plain, saved) if is_adapter(saved) else put_on(plain, saved)
         whole: Any = tuned if dtype is None else tuned.to(getattr(torch, dtype))
         whole.save_pretrained(folder)
 

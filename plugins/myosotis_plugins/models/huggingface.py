@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.errors import ModelError
+from myosotis.errors import ConfigurationError, ModelError
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective, file_hash
 from myosotis_plugins.blocks import chained_blocks
 from myosotis_plugins.models.exporting import (
@@ -23,7 +23,7 @@ from myosotis_plugins.models.exporting import (
     licence_of,
     usage,
 )
-from myosotis_plugins.models.saved import put_on
+from myosotis_plugins.models.saved import check_adapter, merged, put_on
 from myosotis_plugins.models.weights import (
     LOADING_ERRORS,
     WEIGHTS,
@@ -56,10 +56,11 @@ class HuggingFace(ModelFactory):
         quantization: `8bit` or `nf4` (with double quantization), by bitsandbytes; the base then cannot
             train, only what methods add to it.
         attention: how attention is computed.
+        adapter: the folder of an adapter of PEFT's that is merged into the weights: what comes out is the base.
         trust_remote_code: whether code that comes with the model may run. Read it first.
     """
 
-    locations = frozenset({"path"})
+    locations = frozenset({"path", "adapter"})
 
     def __init__(
         self,
@@ -69,13 +70,20 @@ class HuggingFace(ModelFactory):
         quantization: Literal["none", "8bit", "nf4"] = "none",
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         trust_remote_code: bool = False,
+        adapter: str | None = None,
     ) -> None:
+        if adapter is not None and quantization != "none":
+            raise ConfigurationError(
+                f"an adapter must be merged into weights that are not quantized, but quantization={quantization}; "
+                "merge it once with PEFT's merge_and_unload, and give the result as path"
+            )
         self.path = path
         self.revision = revision
         self.dtype = dtype
         self.quantization = quantization
         self.attention = attention
         self.trust_remote_code = trust_remote_code
+        self.adapter = None if adapter is None else Path(adapter)
 
     def load(self, objectives: Collection[Objective]) -> Model:
         """Load weights and tokenizer."""
@@ -93,6 +101,9 @@ class HuggingFace(ModelFactory):
             **self._arguments(),
             **self._quantization(),
         )
+        if self.adapter is not None:
+            check_adapter(self.adapter)
+            module = merged(Model(module, tokenizer), self.adapter).requires_grad_(True)
         if self.quantization != "none":
             with quiet_libraries():
                 from peft import prepare_model_for_kbit_training
@@ -119,6 +130,8 @@ class HuggingFace(ModelFactory):
         except LOADING_ERRORS as error:
             raise not_loaded(folder, error) from error
         new = check_weights(module, folder, head.may_be_new)
+        if self.adapter is not None:
+            check_adapter(self.adapter)
         if self.quantization != "none":
             module.requires_grad_(False)
             _let_train(module, new)
@@ -138,10 +151,11 @@ class HuggingFace(ModelFactory):
 
     def fingerprint(self) -> str:
         """Hash a local folder's weights, configuration and tokenizer; name the commit of a Hub model."""
-        if Path(self.path).is_dir():
-            weight_files(Path(self.path))
-            return file_hash(sorted({file for pattern in FILES for file in Path(self.path).glob(pattern)}))
-        return f"{self.path}@{self._commit()}"
+        base = _hash(Path(self.path)) if Path(self.path).is_dir() else f"{self.path}@{self._commit()}"
+        if self.adapter is None:
+            return base
+        check_adapter(self.adapter)
+        return f"{base} with {_hash(self.adapter)}"
 
     def variant(self, objectives: Collection[Objective]) -> str:
         """Name the labels of the head; the configuration is read only where there may be some."""
@@ -251,6 +265,11 @@ class HuggingFace(ModelFactory):
         except Exception:  # the client's errors of the network share no base, and change with its versions
             # Without a network: the commit that is in the cache.
             return self._folder().name
+
+
+def _hash(folder: Path) -> str:
+    weight_files(folder)
+    return file_hash(sorted({file for pattern in FILES for file in folder.glob(pattern)}))
 
 
 def _config(folder: Path, trust_remote_code: bool) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +18,8 @@ from myosotis_plugins.quiet import quiet_libraries
 
 ADAPTER = "adapter_config.json"
 """The file by which a folder of PEFT's is known."""
+VIRTUAL = ("PREFIX_TUNING", "PROMPT_TUNING")
+"""PEFT's kinds that are tokens, not layers."""
 
 
 def put_on(model: Model, folder: Path, outline: bool = False) -> nn.Module:
@@ -37,6 +41,32 @@ def put_on(model: Model, folder: Path, outline: bool = False) -> nn.Module:
         return load_bottlenecks(model.module, folder)
     _fill(model.module, folder, outline)
     return model.module
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse what is no adapter of layers by PEFT.
+
+    Raises:
+        ModelError: it is none.
+    """
+    if not (folder / ADAPTER).is_file():
+        raise ModelError(f"adapter must be the folder of an adapter of PEFT's, but {folder} has no {ADAPTER}")
+    kind = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("peft_type")
+    if kind in VIRTUAL:
+        raise ModelError(
+            f"adapter must be one of layers, but {folder} holds virtual tokens, which cannot be merged"
+        )
+
+
+def merged(model: Model, folder: Path) -> nn.Module:
+    """Add an adapter to the base's weights.
+
+    Raises:
+        ModelError: it does not fit.
+    """
+    tuned: Any = _with_adapter(model, folder)
+    whole: nn.Module = tuned.merge_and_unload()
+    return whole
 
 
 def _fill(module: nn.Module, folder: Path, outline: bool) -> None:
