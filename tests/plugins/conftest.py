@@ -15,6 +15,7 @@ BUILT_IN = (
     "datasets.pycode",
     "datasets.pydocs",
     "datasets.pymodule",
+    "datasets.pysummary",
     "methods.finetuned",
     "methods.freeze",
     "methods.full",

@@ -7,6 +7,7 @@ from myosotis.testing import ModelFactoryTestSuite, TaskDatasetTestSuite
 from myosotis_plugins.datasets.pycode import PyCode
 from myosotis_plugins.datasets.pydocs import PyDocs
 from myosotis_plugins.datasets.pymodule import PyModule
+from myosotis_plugins.datasets.pysummary import PySummary
 from myosotis_plugins.models.nano import Nano
 from tests.plugins import tiny
 
@@ -24,6 +25,11 @@ class TestPyCode(TaskDatasetTestSuite):
 class TestPyModule(TaskDatasetTestSuite):
     def make(self) -> TaskDataset:
         return PyModule(length=512)
+
+
+class TestPySummary(TaskDatasetTestSuite):
+    def make(self) -> TaskDataset:
+        return PySummary(length=64, target_length=128)
 
 
 class TestNano(ModelFactoryTestSuite):

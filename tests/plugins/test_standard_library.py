@@ -152,3 +152,33 @@ def test_shuffling_keeps_the_rows_and_mixes_the_modules() -> None:
     first = Counter(row["module"] for row in shuffled[:100])
     # In the modules' order the first hundred rows come from a few; here no module has a quarter of them.
     assert max(first.values()) < 25 < len(first)
+
+
+# Functions and their summaries
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(PARTS, 2)))
+def test_no_function_and_no_summary_is_in_two_parts(one: Part, other: Part) -> None:
+    rows = {part: standard_library.summaries(part) for part in (one, other)}
+    for column in ("source", "target"):
+        texts = [{row[column] for row in rows[part]} for part in (one, other)]  # type: ignore[literal-required]
+        assert texts[0].isdisjoint(texts[1])
+
+
+@pytest.mark.parametrize("part", TASK_PARTS)
+def test_a_summary_is_its_functions_and_the_code_does_not_tell_it(part: Part) -> None:
+    rows = standard_library.summaries(part)
+    assert len(rows) > 200
+    for row in rows:
+        [function] = ast.parse(row["source"]).body
+        assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        assert ast.get_docstring(function) is None
+        assert 20 <= len(row["target"]) <= 80
+        assert row["target"] not in row["source"]
+
+
+def test_the_summary_of_a_known_function() -> None:
+    import statistics
+
+    [row] = [each for each in standard_library.summaries("train") if each["source"].startswith("def fmean(")]
+    assert row["target"] == (statistics.fmean.__doc__ or "").strip().split("\n")[0]

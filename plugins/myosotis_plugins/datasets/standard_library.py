@@ -39,6 +39,7 @@ PACKAGE_ROWS: Final[dict[Part, int]] = {"test": 40, "validation": 40, "train": 8
 PACKAGE_CHARACTERS: Final = 400
 
 SHORTEST_PROSE: Final = 40
+SUMMARY_LETTERS: Final = (20, 80)
 SHORTEST_CODE: Final = 60
 # Below this share of letters and spaces a paragraph is a table, a grammar or an example.
 LETTERS: Final = 0.8
@@ -84,7 +85,14 @@ class LabelledRow(TypedDict):
     label: str
 
 
-AnyRow = TypeVar("AnyRow", Row, LabelledRow)
+class SummaryRow(TypedDict):
+    """A function's source without its docstring and comments, and the docstring's first line."""
+
+    source: str
+    target: str
+
+
+AnyRow = TypeVar("AnyRow", Row, LabelledRow, SummaryRow)
 
 
 def part_of(module: str) -> Part:
@@ -146,9 +154,45 @@ def comments(part: Part) -> tuple[Row, ...]:
     return tuple(row for row in _unclaimed_prose(runs, frozenset()) if " " in row["text"])
 
 
+@cache
+def summaries(part: Part) -> tuple[SummaryRow, ...]:
+    """Returns a part's functions with their summary lines, of `SUMMARY_LETTERS` letters.
+
+    No summary and no source occurs twice, nor in a part that stands before this one in `PART_ENDS`.
+    """
+    earlier = [row for before in _earlier(part) for row in summaries(before)]
+    seen = {text for row in earlier for text in row.values()}
+    rows = []
+    for name, path in _paths().items():
+        if part_of(name) == part:
+            for row in _summaries(_source(path)):
+                if seen.isdisjoint(row.values()):
+                    seen.update(row.values())
+                    rows.append(row)
+    return tuple(rows)
+
+
+def _summaries(source: str) -> Iterator[SummaryRow]:
+    """Yields the functions of a source that have a summary line."""
+    for node in _definitions(ast.parse(source)):
+        summary = (ast.get_docstring(node) or "").strip().split("\n")[0].strip()
+        shortest, longest = SUMMARY_LETTERS
+        said = shortest <= len(summary) <= longest and summary[0].isalpha() and "=" not in summary
+        if isinstance(node, ast.ClassDef) or not said:  # some say only how they are called
+            continue
+        lines = _without_docstrings(source.split("\n"), [node])[node.lineno - 1 : node.end_lineno]
+        # A string may go on left of its function: it stays where it is.
+        margin = node.col_offset
+        code = _compact([line[margin:] if not line[:margin].strip() else line for line in lines])
+        if summary not in code:
+            yield SummaryRow(source=code, target=summary)
+
+
 def shuffled(rows: Sequence[AnyRow]) -> tuple[AnyRow, ...]:
     """Returns rows in an order that has nothing to do with their modules: the same everywhere."""
-    return tuple(sorted(rows, key=lambda row: hashlib.sha256(str(row["text"]).encode()).digest()))
+    return tuple(
+        sorted(rows, key=lambda row: hashlib.sha256(str(next(iter(row.values()))).encode()).digest())
+    )
 
 
 @cache
