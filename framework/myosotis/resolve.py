@@ -204,7 +204,7 @@ class Resolver:
             if unwritten:
                 raise ConfigurationError(
                     f"metrics must be of what {chosen} gives, but {', '.join(unwritten)} must have texts that the "
-                    "model writes; take the objective instruction or sequence_to_sequence, or another metric"
+                    "model writes; take an objective whose model writes, or another metric"
                 )
         return Task(
             name=name,
