@@ -143,7 +143,7 @@ def choice(settings: pd.DataFrame) -> float:
 
 
 def targets(trials: pd.DataFrame) -> tuple[float, float]:
-    """Give what methods are matched at: a share of what full fine-tuning learns at its chosen rate, and at its best."""
+    """Give what methods are matched at: a share of what `full` learns at its chosen rate, and at its best."""
     swept = of(trials, study=RATES, arm="full")
     means = swept.groupby("setting")["learned"].mean()
     return TARGET * float(means[choice(swept)]), TARGET * float(means.max())
