@@ -12,7 +12,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import causal, label_head, label_likelihood, shown
-from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_LABELS, Head, Shape, shape_of
+from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_LABELS, Head, Shape, label_names, shape_of
 
 MYOSOTIS_API = 1
 
@@ -105,7 +105,7 @@ class Classification(Objective):
         """Give the tokens of the prompt and its label, or of the text, with the label at its end."""
         if "ids" not in example:
             return shown.pieces(self.collate([example], model), model)
-        names: Mapping[int, str] = model.module.config.id2label  # type: ignore[union-attr, assignment]
+        names = label_names(model)
         texts = [model.tokenizer.decode([token]) for token in example["ids"]]
         last = Piece(texts[-1], True, names[example["label"]])
         return [*(Piece(text, False) for text in texts[:-1]), last]
@@ -132,7 +132,7 @@ class Classification(Objective):
         found = self.predict(model.module, examples, model)["prediction"]
         if not self._has_head(model):
             return [self.labels[number] for number in found]
-        names: Mapping[int, str] = model.module.config.id2label  # type: ignore[union-attr, assignment]
+        names = label_names(model)
         return [names[int(number)] for number in found]
 
 

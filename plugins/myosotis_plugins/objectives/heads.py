@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from myosotis.errors import ModelError
-from myosotis.interfaces import Objective
+from myosotis.interfaces import Model, Objective
 
 Shape = Literal["decoder", "encoder", "encoder-decoder"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -112,3 +112,10 @@ def only(objective: Objective, shape: Shape, wanted: Shape, kind: str, instead: 
 def columns_of(config: Any, labels: Sequence[str]) -> list[int]:
     """Find the outputs of a loaded model that stand for labels."""
     return [int(config.label2id[label]) for label in labels]
+
+
+def label_names(model: Model) -> Mapping[int, str]:
+    """Give the labels of a loaded model's outputs."""
+    config: Any = model.module.config
+    names: Mapping[int, str] = config.id2label
+    return names

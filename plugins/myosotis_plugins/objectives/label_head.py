@@ -12,7 +12,7 @@ from torch.nn import functional
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model
 from myosotis_plugins.objectives import placed
 from myosotis_plugins.objectives.causal import on_device
-from myosotis_plugins.objectives.heads import columns_of
+from myosotis_plugins.objectives.heads import columns_of, label_names
 
 SEPARATOR = ": "
 OTHER_HEAD = -1e9
@@ -61,8 +61,7 @@ def encode(
 
 def collate(examples: Sequence[Example], model: Model) -> Batch:
     """Pad rows; a target is the right label's place among its head's outputs."""
-    count = int(model.module.config.num_labels)  # type: ignore[union-attr, arg-type]
-    allowed = torch.full((len(examples), count), OTHER_HEAD)
+    allowed = torch.full((len(examples), len(label_names(model))), OTHER_HEAD)
     for row, example in enumerate(examples):
         allowed[row, example["outputs"]] = 0
     return {

@@ -13,7 +13,7 @@ from myosotis.errors import ConfigurationError, DataError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import placed
 from myosotis_plugins.objectives.causal import IGNORED, WITHOUT_LIMIT, objects, on_device, padded
-from myosotis_plugins.objectives.heads import TOKEN_LABELS, Head, Shape, columns_of
+from myosotis_plugins.objectives.heads import TOKEN_LABELS, Head, Shape, columns_of, label_names
 
 MYOSOTIS_API = 1
 
@@ -132,7 +132,7 @@ class TokenClassification(Objective):
         batch = on_device(self.collate(examples, model), module)
         scores = placed.logits(module, batch)
         best = scores.argmax(dim=-1).cpu().numpy()
-        names: Mapping[int, str] = model.module.config.id2label  # type: ignore[union-attr, assignment]
+        names = label_names(model)
         found = []
         for outputs, example in zip(best, examples, strict=True):
             tags = [OUTSIDE] * len(example["tags"])
