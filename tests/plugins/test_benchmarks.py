@@ -19,7 +19,15 @@ from myosotis_plugins.datasets.quotes import Quotes
 from myosotis_plugins.datasets.scitldr import SciTLDR
 from myosotis_plugins.datasets.sst2 import SST2
 from myosotis_plugins.datasets.stories import Stories
-from myosotis_plugins.datasets.topics import AGNews, Amazon, DBpedia, Yahoo, Yelp
+from myosotis_plugins.datasets.topics import (
+    AGNews,
+    Amazon,
+    AmazonPolarity,
+    DBpedia,
+    Yahoo,
+    Yelp,
+    YelpPolarity,
+)
 from myosotis_plugins.datasets.wnut17 import TAGS, WNUT17
 from myosotis_plugins.datasets.xquad import XQuAD
 from myosotis_plugins.objectives.token_classification import TokenClassification
@@ -94,6 +102,11 @@ class TestSST2(OfRows):
 class TestYelp(OfRows):
     cls = Yelp
     raw = tuple({"text": f"place {number}", "label": "neutral"} for number in range(40))
+
+
+class TestYelpPolarity(OfRows):
+    cls = YelpPolarity
+    raw = tuple({"text": f"place {number}", "label": "very positive"} for number in range(40))
 
 
 class TestWNUT17(OfRows):
@@ -217,3 +230,66 @@ def test_what_cannot_be_is_refused(options: dict[str, Any]) -> None:
 def test_a_head_of_its_own_is_called_as_the_task() -> None:
     assert AGNews().objective()[1]["head_name"] == ""
     assert AGNews(own_head=True).objective()[1]["head_name"] == "agnews"
+
+
+def sst2(folder: Path, **parameters: Any) -> SST2:
+    """Give sentences of which every third is positive."""
+    for name in SST2.files.values():
+        rows = [{"text": f"film {number}", "label": int(number % 3 == 0)} for number in range(30)]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SST2(path=str(folder), **parameters)
+
+
+def test_fewer_training_rows_are_among_more(tmp_path: Path) -> None:
+    texts = {
+        count: [row["text"] for row in sst2(tmp_path, train_rows=count).split("train") or ()]
+        for count in (5, 12)
+    }
+    assert texts[5] == texts[12][:5]
+    assert len({*texts[12]}) == 12
+    assert texts[12] != [f"film {number}" for number in range(12)]  # files are often sorted by label
+    assert len(sst2(tmp_path, train_rows=5).split("test") or ()) == 30
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "told"),
+    [
+        (31, DataError, "train_rows must be at most 30, for there are no more, but is 31"),
+        (0, ConfigurationError, "train_rows must be at least 1, but got 0"),
+    ],
+)
+def test_training_rows_that_are_not_there_are_told(
+    count: int, error: type[Exception], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=told):
+        sst2(tmp_path, train_rows=count).split("train")
+
+
+def test_a_sentiment_can_be_asked_for(tmp_path: Path) -> None:
+    dataset = sst2(tmp_path, by="instruction")
+    assert dataset.objective()[0] == "instruction"
+    asked = "Is this sentence of a film review positive or negative?"
+    assert list(dataset.split("test") or ())[:2] == [
+        {"prompt": f"{asked}\nfilm 0", "response": "positive"},
+        {"prompt": f"{asked}\nfilm 1", "response": "negative"},
+    ]
+
+
+def test_five_stars_become_two_polarities(tmp_path: Path) -> None:
+    stars = ("very negative", "negative", "neutral", "positive", "very positive")
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text(
+            "".join(json.dumps({"text": each, "label": each}) + "\n" for each in stars)
+        )
+    found = {row["text"]: row["label"] for row in YelpPolarity(path=str(tmp_path)).split("train") or ()}
+    assert found == {
+        "very negative": "negative",
+        "negative": "negative",
+        "positive": "positive",
+        "very positive": "positive",
+    }
+
+
+def test_the_hubs_polarities_are_named() -> None:
+    row = AmazonPolarity().row({"title": "Good", "content": "It works.", "label": 1})
+    assert row == {"text": "Good\nIt works.", "label": "positive"}

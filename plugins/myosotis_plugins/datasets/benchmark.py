@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
@@ -20,6 +21,7 @@ class Benchmark(TaskDataset):
         path: a folder with the files that the class names.
         length: the most tokens of a row.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        train_rows: how many rows are trained on, drawn once for all: fewer are among more; all where not given.
     """
 
     hub: ClassVar[str]
@@ -36,12 +38,21 @@ class Benchmark(TaskDataset):
     }
     locations = frozenset({"path"})
 
-    def __init__(self, path: str | None = None, length: int = 128, metrics: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | None = None,
+        length: int = 128,
+        metrics: list[str] | None = None,
+        train_rows: int | None = None,
+    ) -> None:
         if length < 2:
             raise ConfigurationError(f"length must be at least 2 tokens, but got {length}")
+        if train_rows is not None and train_rows < 1:
+            raise ConfigurationError(f"train_rows must be at least 1, but got {train_rows}")
         self.folder = None if path is None else Path(path)
         self.length = length
         self.chosen_metrics = tuple(metrics or ())
+        self.train_rows = train_rows
 
     @abstractmethod
     def row(self, raw: Mapping[str, Any]) -> Row:
@@ -55,8 +66,18 @@ class Benchmark(TaskDataset):
         """Read a split.
 
         Raises:
-            DataError: the folder or the Hub does not have it, or a row is not what it must be.
+            DataError: the folder or the Hub does not have it, a row is not what it must be, or there are too few.
         """
+        rows = self._split(name)
+        if rows is None or name != "train" or self.train_rows is None:
+            return rows
+        if len(rows) < self.train_rows:
+            raise DataError(
+                f"train_rows must be at most {len(rows)}, for there are no more, but is {self.train_rows}"
+            )
+        return random.Random(0).sample(rows, len(rows))[: self.train_rows]
+
+    def _split(self, name: Split) -> list[Row] | None:
         if self.folder is None:
             return None if name not in self.hub_splits else self._rows_of(self._from_hub(name))
         if name not in self.files or (

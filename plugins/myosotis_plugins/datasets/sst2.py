@@ -12,6 +12,10 @@ from myosotis_plugins.datasets.benchmark import Benchmark
 MYOSOTIS_API = 1
 
 LABELS = ("negative", "positive")
+INSTRUCTION = "instruction"
+QUESTION = "Is this sentence of a film review positive or negative?"
+ANSWER_TOKENS = 8
+"""The most tokens of a label's word that is written."""
 
 
 class SST2(Benchmark):
@@ -22,7 +26,10 @@ class SST2(Benchmark):
     Args:
         path: a folder with `train.jsonl`, `dev.jsonl` and `test.jsonl`, rows of `text` and `label`, 0 or 1.
         length: the most tokens of a sentence with its label.
+        by: `likelihood` of the labels' words, a `head` of labels, or `instruction`: the model is asked, and writes
+            the label's word; `auto` takes likelihood with a decoder, else a head.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        train_rows: how many rows are trained on, drawn once for all: fewer are among more; all where not given.
     """
 
     paper = (
@@ -31,17 +38,34 @@ class SST2(Benchmark):
     hub = "stanfordnlp/sst2"
     hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "test": "validation"}
 
+    def __init__(
+        self,
+        path: str | None = None,
+        length: int = 128,
+        by: str = "auto",
+        metrics: list[str] | None = None,
+        train_rows: int | None = None,
+    ) -> None:
+        super().__init__(path, length, metrics, train_rows)
+        self.by = by
+
     def objective(self) -> tuple[str, Mapping[str, Any]]:
-        """Choose classification."""
+        """Choose classification, or instructions."""
+        if self.by == INSTRUCTION:
+            return "instruction", {"length": self.length, "max_new_tokens": ANSWER_TOKENS}
         return "classification", {
             "labels": LABELS,
             "length": self.length,
             "template": "{text}\nSentiment:",
+            "by": self.by,
         }
 
     def row(self, raw: Mapping[str, Any]) -> Row:
-        """Name the label."""
-        return {"text": raw["text"] if "text" in raw else raw["sentence"], "label": LABELS[raw["label"]]}
+        """Name the label, or ask for it."""
+        text, label = raw["text"] if "text" in raw else raw["sentence"], LABELS[raw["label"]]
+        if self.by == INSTRUCTION:
+            return {"prompt": f"{QUESTION}\n{text}", "response": label}
+        return {"text": text, "label": label}
 
 
 @hookimpl

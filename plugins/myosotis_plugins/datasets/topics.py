@@ -1,4 +1,4 @@
-"""The five text classifications of continual learning: `agnews`, `amazon`, `dbpedia`, `yahoo`, `yelp`."""
+"""The five text classifications of continual learning, and two of them by polarity."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from myosotis_plugins.datasets.benchmark import Benchmark
 MYOSOTIS_API = 1
 
 STARS = ("very negative", "negative", "neutral", "positive", "very positive")
+NEUTRAL = STARS[2]
 AGNEWS_LABELS = (
     "World",
     "Sports",
@@ -57,6 +58,7 @@ ARGUMENTS = """
         by: `likelihood` of the labels' words, or a `head` of labels; `auto` takes likelihood with a decoder.
         own_head: whether the task has a head of its own, as in task-incremental learning; else it shares one.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        train_rows: how many rows are trained on, drawn once for all: fewer are among more; all where not given.
 """
 
 
@@ -85,8 +87,9 @@ class Topics(Benchmark):
         by: str = "auto",
         own_head: bool = False,
         metrics: list[str] | None = None,
+        train_rows: int | None = None,
     ) -> None:
-        super().__init__(path, length, metrics)
+        super().__init__(path, length, metrics, train_rows)
         self.by = by
         self.own_head = own_head
 
@@ -150,7 +153,41 @@ class Yelp(Topics):
     asks = "Sentiment"
 
 
+class Polarity(Topics):
+    """Tells whether a review is positive: of five stars one and two are negative, four and five are positive.
+
+    Those of three stars are left out.
+    """
+
+    labels = ("negative", "positive")
+    asks = "Sentiment"
+
+    def _rows_of(self, raw: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+        return super()._rows_of({place: row for place, row in raw.items() if row.get("label") != NEUTRAL})
+
+    def row(self, raw: Mapping[str, Any]) -> Row:
+        """Take a file's stars as the polarity that they say."""
+        label = raw.get("label")
+        if label in STARS:
+            return {"text": raw["text"], "label": self.labels[STARS.index(label) > STARS.index(NEUTRAL)]}
+        return super().row(raw)
+
+
+class YelpPolarity(Polarity):
+    """Tell whether a review of a place is positive. A folder may be that of `yelp`."""
+
+    hub = "fancyzhx/yelp_polarity"
+
+
+class AmazonPolarity(Polarity):
+    """Tell whether a review of a product is positive. A folder may be that of `amazon`."""
+
+    hub = "fancyzhx/amazon_polarity"
+    columns = ("title", "content")
+
+
 @hookimpl
 def myosotis_datasets() -> Mapping[str, type[TaskDataset]]:
     """Give the datasets."""
-    return {"agnews": AGNews, "amazon": Amazon, "dbpedia": DBpedia, "yahoo": Yahoo, "yelp": Yelp}
+    five = {"agnews": AGNews, "amazon": Amazon, "dbpedia": DBpedia, "yahoo": Yahoo, "yelp": Yelp}
+    return {**five, "yelp_polarity": YelpPolarity, "amazon_polarity": AmazonPolarity}

@@ -22,6 +22,7 @@ class WNUT17(Benchmark):
         path: a folder with `train.jsonl`, `dev.jsonl` and `test.jsonl`, rows of `tokens` and `tags`.
         length: the most pieces of a post.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        train_rows: how many rows are trained on, drawn once for all: fewer are among more; all where not given.
     """
 
     paper = (
