@@ -19,6 +19,7 @@ from myosotis.interfaces import (
     Columns,
     Context,
     Example,
+    Logits,
     Loss,
     Method,
     Metric,
@@ -118,6 +119,13 @@ class PointObjective(Objective):
 
     def loss(self, outputs: Any, batch: Batch) -> Loss:
         return nn.functional.cross_entropy(outputs, batch["labels"])
+
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        device = next(module.parameters()).device
+        batch = {name: value.to(device) for name, value in self.collate(examples, model).items()}
+        return list(self.forward(module, batch)[:, None])
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         device = next(module.parameters()).device

@@ -422,16 +422,16 @@ class Cohort:
         task, size = first.config.tasks[name], first.config.evaluation.batch_size
         same = len({id(each) for each in examples.values()}) == 1
         if len(runs) > 1 and same and (stack := self._stack(runs)):
-            shared = examples[first.config.id]
-            columns = predict_together(
-                task, shared, stack, len(runs), first.adapted.model, size, first.runtime
-            )
+            shared, model = examples[first.config.id], first.adapted.model
+            base = first.compared_base(task)
+            columns = predict_together(task, shared, stack, len(runs), model, size, first.runtime, base)
             yield from zip(runs, columns, strict=True)
             return
         for run in runs:
             own = run.config.tasks[name]
             with self._attributed(run):
-                yield run, predict(own, examples[run.config.id], run.adapted.model, size, run.runtime)
+                base = run.compared_base(own)
+                yield run, predict(own, examples[run.config.id], run.adapted.model, size, run.runtime, base)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from myosotis.comparison import compared
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Columns, Example, Metric, Model, Task
+from myosotis.interfaces import Columns, Example, Logits, Metric, Model, Task
 from myosotis.ledger import Score
 
 LEVEL = 0.95
@@ -64,23 +65,54 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def predict(
-    task: Task, examples: Sequence[Example], model: Model, batch_size: int, runtime: Runtime
+    task: Task,
+    examples: Sequence[Example],
+    model: Model,
+    batch_size: int,
+    runtime: Runtime,
+    base: nn.Module | None,
 ) -> Columns:
-    """Predict examples in batches; each column is as long as the examples are many."""
+    """Predict examples in batches; each column is as long as the examples are many.
+
+    Args:
+        task: what is predicted.
+        examples: encoded for the model.
+        model: what predicts.
+        batch_size: examples at once.
+        runtime: where to compute.
+        base: the untouched base, which runs over the same batches where a metric compares with it; else None.
+    """
     model.module.to(runtime.device)
     parts = []
     with evaluating(model.module), runtime.forward():
         for start in range(0, len(examples), batch_size):
             batch = [examples[index] for index in range(start, min(start + batch_size, len(examples)))]
-            parts.append(predict_batch(task, model.module, batch, model))
+            wanted = base_logits(task, base, batch, model)
+            parts.append(predict_batch(task, model.module, batch, model, wanted))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def predict_batch(task: Task, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
-    """Predict one batch, and let the module write where a metric asks for it."""
+def base_logits(
+    task: Task, base: nn.Module | None, examples: Sequence[Example], model: Model
+) -> Sequence[Logits]:
+    """Give the base's logits for one batch; none where no metric compares with them."""
+    if not task.compares:
+        return ()
+    assert base is not None
+    with evaluating(base):
+        return task.objective.predicted_logits(base, examples, model)
+
+
+def predict_batch(
+    task: Task, module: nn.Module, examples: Sequence[Example], model: Model, base: Sequence[Logits]
+) -> Columns:
+    """Predict one batch, let the module write where a metric asks for it, and compare where one does."""
     columns = task.objective.predict(module, examples, model)
     if any(metric.generates for metric in task.metrics.values()):
-        return {**columns, **task.objective.generate(module, examples, model)}
+        columns = {**columns, **task.objective.generate(module, examples, model)}
+    if task.compares:
+        own = task.objective.predicted_logits(module, examples, model)
+        columns = {**columns, **compared(own, base)}
     return columns
 
 

@@ -36,6 +36,8 @@ TrainingRow: TypeAlias = tuple[str, Example]
 Columns: TypeAlias = Mapping[str, np.ndarray]
 """Predictions: arrays of equal length, one element an evaluated example."""
 Loss: TypeAlias = Float[Tensor, ""]
+Logits: TypeAlias = Float[Tensor, "predictions classes"]
+"""Of one example: what its predictions' probabilities are the softmax of."""
 
 
 @runtime_checkable
@@ -200,6 +202,18 @@ class Objective(Plugin):
             f"the objective {type(self).__name__} has nothing written that a metric of texts could score"
         )
 
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        """Give, for each example of one batch, the logits of all that is predicted of it. Without gradients.
+
+        Raises:
+            ConfigurationError: the objective predicts no distributions.
+        """
+        raise ConfigurationError(
+            f"the objective {type(self).__name__} has no logits by which predictions could be compared"
+        )
+
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Say what a model makes of prompts of a user's, each put as a row's is. Called without gradients.
 
@@ -219,6 +233,10 @@ class Metric(Plugin):
     higher_is_better: ClassVar[bool]
     generates: ClassVar[bool] = False
     """Whether it reads what the objective's `generate` gives besides."""
+    compares: ClassVar[bool] = False
+    """Whether it reads how far the predictions are from the untouched base's besides, by the objective's
+    `predicted_logits`: the columns `predictions`, `agreeing`, `cross_entropy_against_base` and `kl_against_base`,
+    each a count or a sum over the example's predictions."""
 
     def prepare(self, columns: Columns) -> Columns:
         """Work out once what `value` and `count` read: columns of numbers, one element an example."""
@@ -267,6 +285,11 @@ class Task:
     def metric(self) -> str:
         """The metric that the headline uses."""
         return next(iter(self.metrics))
+
+    @property
+    def compares(self) -> bool:
+        """Whether a metric looks at the base's predictions, too."""
+        return any(metric.compares for metric in self.metrics.values())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from myosotis.batches import Group, MixedBatch
-from myosotis.evaluation import Runtime, evaluating, predict_batch
+from myosotis.evaluation import Runtime, base_logits, evaluating, predict_batch
 from myosotis.interfaces import Batch, Columns, Example, Model, Task
 from myosotis.stacking import Stack
 
@@ -109,6 +109,7 @@ def predict_together(
     model: Model,
     batch_size: int,
     runtime: Runtime,
+    base: nn.Module | None,
 ) -> list[Columns]:
     """Predict the same examples by every trial of a stack; give each trial's columns.
 
@@ -120,14 +121,16 @@ def predict_together(
         model: whose tokenizer is used.
         batch_size: rows of all trials in one forward pass; at least one example of each.
         runtime: where to compute.
+        base: the untouched base, which runs once for all trials where a metric compares with it; else None.
     """
     chunk = max(1, batch_size // trials)
     parts = []
     with evaluating(stack.module), runtime.forward():
         for start in range(0, len(examples), chunk):
             batch = [examples[index] for index in range(start, min(start + chunk, len(examples)))]
+            wanted = list(base_logits(task, base, batch, model))
             with stack.rows([len(batch)] * trials):
-                columns = predict_batch(task, stack.module, batch * trials, model)
+                columns = predict_batch(task, stack.module, batch * trials, model, wanted * trials)
             parts.append({name: np.split(column, trials) for name, column in columns.items()})
     return [
         {name: np.concatenate([part[name][trial] for part in parts]) for name in parts[0]}

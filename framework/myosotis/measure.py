@@ -220,12 +220,12 @@ def _evaluation_seconds(run: TrialRun, task: Task) -> float:
 
 
 def _predicting(run: TrialRun, task: Task, examples: Sequence[Example]) -> float:
-    model, size = run.adapted.model, run.config.evaluation.batch_size
+    model, size, base = run.adapted.model, run.config.evaluation.batch_size, run.compared_base(task)
     batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-    columns = predict(task, batches[0], model, size, run.runtime)  # warms up
+    columns = predict(task, batches[0], model, size, run.runtime, base)  # warms up
     done, since = 0, time.perf_counter()
     for batch in batches:
-        predict(task, batch, model, size, run.runtime)
+        predict(task, batch, model, size, run.runtime, base)
         done += len(batch)
         if time.perf_counter() - since > EVALUATED_SECONDS:
             break

@@ -199,13 +199,7 @@ class Resolver:
             objective = self.registry.find("objective", chosen).cls(**parameters)
             names = dataset.metrics() or cast(Objective, objective).metrics
             metrics = {each: cast(Metric, self.registry.find("metric", each).cls()) for each in names}
-            writes = type(objective).generate is not Objective.generate  # type: ignore[attr-defined]
-            unwritten = [each for each, metric in metrics.items() if metric.generates and not writes]
-            if unwritten:
-                raise ConfigurationError(
-                    f"metrics must be of what {chosen} gives, but {', '.join(unwritten)} must have texts that the "
-                    "model writes; take an objective whose model writes, or another metric"
-                )
+            _check_scorable(chosen, cast(Objective, objective), metrics)
         return Task(
             name=name,
             role="task" if group == "dataset" else "probe",
@@ -281,6 +275,22 @@ class Resolver:
             with located(path):
                 self._fingerprints[key] = plugin.fingerprint()
         return self._fingerprints[key]
+
+
+def _check_scorable(name: str, objective: Objective, metrics: Mapping[str, Metric]) -> None:
+    """Refuse metrics of what an objective does not give."""
+    kind = type(objective)
+    needs = (
+        ("generates", kind.generate is not Objective.generate, "texts that the model writes"),
+        ("compares", kind.predicted_logits is not Objective.predicted_logits, "logits to compare"),
+    )
+    for trait, given, what in needs:
+        lacking = [each for each, metric in metrics.items() if getattr(metric, trait)]
+        if lacking and not given:
+            raise ConfigurationError(
+                f"metrics must be of what {name} gives, but {', '.join(lacking)} must have {what}; take an "
+                "objective that has them, or another metric"
+            )
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from myosotis.adaptation import Adapted, adapt, frozen_names
 from myosotis.batches import BatchLoader, EncodedPart, MixedBatch, make_batch, mean_loss, stage_batches
@@ -415,6 +416,13 @@ class TrialRun:
                 task, identity, model, identities["model"], self.config.evaluation
             )
         return limited(encode(task, rows, model, split), self.config.evaluation.limit)
+
+    def compared_base(self, task: Task) -> nn.Module | None:
+        """Give the untouched base where a metric of the task looks at it, else None.
+
+        Where the trial trains the base's own memory, it is loaded a second time, and kept.
+        """
+        return self.workspace.base(self.config, self.runtime).module if task.compares else None
 
     # The end
 

@@ -31,7 +31,8 @@ def _scores(run: TrialRun, context: Context) -> Iterator[Score]:
     evaluation = run.config.evaluation
     for task in run.config.tasks.values():
         examples = run.evaluation_examples(task, context)
-        columns = predict(task, examples, run.adapted.model, evaluation.batch_size, run.runtime)
+        size, base = evaluation.batch_size, run.compared_base(task)
+        columns = predict(task, examples, run.adapted.model, size, run.runtime, base)
         yield from score(
             task, columns, context.stage.index, context.step, evaluation.split, evaluation.resamples
         )

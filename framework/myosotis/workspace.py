@@ -16,7 +16,7 @@ from myosotis.ledger import Score, content_hash, read_json, score_from, write_js
 from myosotis.locks import Lock
 from myosotis.plugins import Registry
 from myosotis.resolve import TrialConfig
-from myosotis.seeds import derive_seed, seed_everything
+from myosotis.seeds import derive_seed, random_state, restore_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Workspace:
     _base: tuple[tuple[str, ...], Model] | None = None
 
     def base(self, config: TrialConfig, runtime: Runtime) -> Model:
-        """Load a trial's untouched base, on its device; trials after it share its memory.
+        """Load a trial's untouched base, on its device; trials after it share its memory. Draws no random numbers.
 
         Raises:
             ModelError: it cannot be loaded.
@@ -51,9 +51,11 @@ class Workspace:
         if self._base is None or self._base[0] != key:
             self._base = None  # two at once may be more than there is memory for
             # What a factory initialises anew is the same for every trial.
+            state = random_state()
             seed_everything(derive_seed("base"))
             model = config.model.load(config.objectives)
             model.module.to(runtime.device)
+            restore_random_state(state)
             self._base = (key, model)
         return self._base[1]
 
@@ -137,7 +139,7 @@ class Workspace:
             if path.is_file():
                 logger.warning("%s was damaged; the base's row is measured again", path)
             examples = self.evaluated(task, identity, model, model_identity, evaluation)
-            columns = predict(task, examples, model, evaluation.batch_size, runtime)
+            columns = predict(task, examples, model, evaluation.batch_size, runtime, model.module)
             scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))
             write_json(path, [asdict(each) for each in scores])
             return scores

@@ -14,6 +14,7 @@ from myosotis.interfaces import (
     Batch,
     Columns,
     Example,
+    Logits,
     Loss,
     Metric,
     Model,
@@ -178,6 +179,16 @@ class Normalizing(toy.PointObjective):
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         columns = super().predict(module, examples, model)
         return {**columns, "loss": columns["loss"] - columns["loss"].mean()}
+
+
+class Centring(toy.PointObjective):
+    """Logits relative to the batch."""
+
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        logits = torch.stack(list(super().predicted_logits(module, examples, model)))
+        return list(logits - logits.mean(dim=0))
 
 
 class NoSuchMetric(toy.PointObjective):

@@ -252,6 +252,7 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (TestPointObjective, "loss_is_one_number_with_a_gradient", broken_plugins.UnreducedLoss),
     (TestPointObjective, "loss_is_one_number_with_a_gradient", broken_plugins.DetachedLoss),
     (TestPointObjective, "predictions_do_not_depend_on_the_batch_size", broken_plugins.Normalizing),
+    (TestPointObjective, "logits_do_not_depend_on_the_batch_size", broken_plugins.Centring),
     (TestPointObjective, "predictions_are_what_the_metrics_read", broken_plugins.NoSuchMetric),
     (TestPointObjective, "predictions_are_what_the_metrics_read", broken_plugins.NoSuchColumn),
     (TestHits, "says_its_direction", broken_plugins.Directionless),

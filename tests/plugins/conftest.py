@@ -21,6 +21,7 @@ BUILT_IN = (
     "methods.full",
     "methods.lora",
     "methods.replay",
+    "metrics.against_base",
     "metrics.labels",
     "metrics.language",
     "metrics.tags",

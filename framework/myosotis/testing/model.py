@@ -69,7 +69,7 @@ class ModelFactoryTestSuite(PluginTestSuite[ModelFactory]):
         rows = task.dataset.split("test")
         assert rows is not None, f"the suite's task must have a test split, but {task.name} has none"
         examples = task.objective.encode(_first(rows), model)
-        return predict(task, examples, model, 4, choose_runtime("cpu", "32-true"))
+        return predict(task, examples, model, 4, choose_runtime("cpu", "32-true"), base=model.module)
 
 
 def _first(rows: Rows, count: int = 8) -> Rows:

@@ -98,6 +98,22 @@ class ObjectiveTestSuite(PluginTestSuite[Objective]):
             )
             assert same, f"column {name} must not depend on the batch size, but does: {column} and {single}"
 
+    def test_logits_do_not_depend_on_the_batch_size(self) -> None:
+        """Where there are logits to compare, an example has the same in a batch and alone, all finite."""
+        model, objective = self.model(), self.make()
+        if type(objective).predicted_logits is Objective.predicted_logits:
+            return
+        examples = self._examples(model)
+        with evaluating(model.module):
+            together = objective.predicted_logits(model.module, examples, model)
+            alone = [objective.predicted_logits(model.module, [each], model)[0] for each in examples]
+        assert len(together) == len(examples), f"{len(examples)} examples must have as many logits"
+        for number, (own, single) in enumerate(zip(together, alone, strict=True)):
+            assert own.ndim == 2, f"logits must have the shape (predictions, classes), but have {own.shape}"
+            assert own.isfinite().all(), f"logits must be finite, but those of example {number} are not"
+            same = own.shape == single.shape and torch.allclose(own, single, rtol=TOLERANCE, atol=TOLERANCE)
+            assert same, f"the logits of example {number} must not depend on the batch size, but do"
+
     def test_predictions_are_what_the_metrics_read(self) -> None:
         """Every metric that the objective names is a plugin, and gives a finite number."""
         model = self.model()

@@ -18,11 +18,18 @@ class LibraryText(TaskDataset):
     Args:
         length: tokens a block.
         packing: `joined` or `isolated`, as the objective `language_modeling` says.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
     """
 
-    def __init__(self, length: int = 128, packing: Literal["joined", "isolated"] = "joined") -> None:
+    def __init__(
+        self,
+        length: int = 128,
+        packing: Literal["joined", "isolated"] = "joined",
+        metrics: list[str] | None = None,
+    ) -> None:
         self.length = length
         self.packing = packing
+        self.chosen_metrics = tuple(metrics or ())
 
     @abstractmethod
     def rows(self, part: Split) -> tuple[standard_library.Row, ...]:
@@ -31,6 +38,10 @@ class LibraryText(TaskDataset):
     def objective(self) -> tuple[str, Mapping[str, Any]]:
         """Choose language modelling."""
         return "language_modeling", {"length": self.length, "packing": self.packing}
+
+    def metrics(self) -> tuple[str, ...]:
+        """Name the chosen metrics."""
+        return self.chosen_metrics
 
     def split(self, name: Split) -> Rows:
         """Give the rows of the split's modules, in no order."""

@@ -20,10 +20,12 @@ class PyModule(TaskDataset):
 
     Args:
         length: the most tokens of a docstring with its label.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
     """
 
-    def __init__(self, length: int = 128) -> None:
+    def __init__(self, length: int = 128, metrics: list[str] | None = None) -> None:
         self.length = length
+        self.chosen_metrics = tuple(metrics or ())
 
     def objective(self) -> tuple[str, Mapping[str, Any]]:
         """Choose classification by the labels' likelihood."""
@@ -32,6 +34,10 @@ class PyModule(TaskDataset):
             "length": self.length,
             "template": "{text}\nPackage:",
         }
+
+    def metrics(self) -> tuple[str, ...]:
+        """Name the chosen metrics."""
+        return self.chosen_metrics
 
     def split(self, name: Split) -> Rows:
         """Give the rows of the split's modules, in no order."""

@@ -35,6 +35,7 @@ class UnicodeNames(LibraryText):
     Args:
         length: tokens a block.
         packing: `joined` or `isolated`, as the objective `language_modeling` says.
+        metrics: what the rows are scored by, the headline's first; the objective's own where not given.
     """
 
     def rows(self, part: Split) -> tuple[standard_library.Row, ...]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from myosotis.interfaces import Batch, Columns, Model
+from myosotis.interfaces import Batch, Columns, Logits, Model
 
 IGNORED = -100
 """The label of a token that is not trained on."""
@@ -44,6 +44,12 @@ def token_losses(module: nn.Module, batch: Batch) -> Columns:
         "loss": losses.sum(dim=1, dtype=torch.float64).cpu().numpy(),
         "tokens": (labels != IGNORED).sum(dim=1).cpu().numpy(),
     }
+
+
+def predicted_logits(module: nn.Module, batch: Batch) -> list[Logits]:
+    """Give each row's logits of the tokens that have a label."""
+    scores, labels = logits(module, batch)[:, :-1], batch["labels"][:, 1:]
+    return [row[own] for row, own in zip(scores, labels != IGNORED, strict=True)]
 
 
 def on_device(batch: Batch, module: nn.Module) -> Batch:

@@ -10,7 +10,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import causal, label_head, label_likelihood, shown
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_LABELS, Head, Shape, label_names, shape_of
 
@@ -125,6 +125,16 @@ class Classification(Objective):
         if "ids" in examples[0]:
             return label_head.predict(module, examples, model)
         return label_likelihood.predict(module, examples)
+
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        """Give the logits, or the log-likelihoods, of the labels: one prediction a row."""
+        if "ids" in examples[0]:
+            scores = label_head.scores(module, examples, model)
+        else:
+            scores = label_likelihood.likelihoods(module, examples)
+        return list(scores[:, None])
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Give each text's likeliest label."""

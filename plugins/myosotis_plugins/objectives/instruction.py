@@ -10,7 +10,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, located, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import causal, shown
 from myosotis_plugins.objectives.generation import continued, greedy
 from myosotis_plugins.objectives.heads import CAUSAL, Head, Shape, only
@@ -148,6 +148,12 @@ class Instruction(Objective):
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each response's summed loss in nats and its number of tokens."""
         return causal.token_losses(module, causal.on_device(self.collate(examples, model), module))
+
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        """Give the logits of each token of the responses."""
+        return causal.predicted_logits(module, causal.on_device(self.collate(examples, model), module))
 
     @property
     def generation(self) -> str:

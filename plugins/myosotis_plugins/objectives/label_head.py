@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -74,8 +75,8 @@ def collate(examples: Sequence[Example], model: Model) -> Batch:
 def forward(module: nn.Module, batch: Batch) -> Tensor:
     """Give the logits, shape (rows, labels of all heads); those of other heads are no choice."""
     inputs = {name: value for name, value in batch.items() if name != "allowed"}
-    scores: Tensor = placed.logits(module, inputs) + batch["allowed"]
-    return scores
+    chosen: Tensor = placed.logits(module, inputs) + batch["allowed"]
+    return chosen
 
 
 def loss(outputs: Tensor, batch: Batch) -> Loss:
@@ -83,14 +84,19 @@ def loss(outputs: Tensor, batch: Batch) -> Loss:
     return placed.mean_loss(outputs, batch[placed.TARGETS])
 
 
+def scores(module: nn.Module, examples: Sequence[Example], model: Model) -> Float[Tensor, "rows labels"]:
+    """Give each row's logits of the labels of all heads."""
+    return forward(module, on_device(collate(examples, model), module)).float()
+
+
 def predict(module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
     """Give each row's label, its prediction, and the loss of its label among its head's in nats."""
-    batch = on_device(collate(examples, model), module)
-    scores = forward(module, batch).float()
-    losses = functional.cross_entropy(scores, batch[placed.TARGETS], reduction="none")
+    found = scores(module, examples, model)
+    labels = torch.tensor([example["label"] for example in examples], device=found.device)
+    losses = functional.cross_entropy(found, labels, reduction="none")
     return {
-        "label": batch[placed.TARGETS].cpu().numpy(),
-        "prediction": scores.argmax(dim=1).cpu().numpy(),
+        "label": labels.cpu().numpy(),
+        "prediction": found.argmax(dim=1).cpu().numpy(),
         "loss": losses.double().cpu().numpy(),
         "tokens": torch.ones(len(examples), dtype=torch.int64).numpy(),
     }

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from myosotis.errors import DataError
 from myosotis.interfaces import Batch, Columns, Example, Model
@@ -59,18 +60,21 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-def predict(module: nn.Module, examples: Sequence[Example]) -> Columns:
-    """Give each row's label, its prediction, and the loss of its label among the labels in nats."""
+def likelihoods(module: nn.Module, examples: Sequence[Example]) -> Float[Tensor, "rows options"]:
+    """Give the log-likelihood of each row's options after its prompt."""
     layouts = [_Layout.of(example) for example in examples]
     scores = causal.logits(module, causal.on_device(_option_batch(layouts), module)).float()
-    likelihoods = torch.stack(
-        [_likelihoods(row, layout) for row, layout in zip(scores, layouts, strict=True)]
-    )
-    labels = torch.tensor([example["label"] for example in examples], device=likelihoods.device)
-    losses = torch.nn.functional.cross_entropy(likelihoods, labels, reduction="none")
+    return torch.stack([_likelihoods(row, layout) for row, layout in zip(scores, layouts, strict=True)])
+
+
+def predict(module: nn.Module, examples: Sequence[Example]) -> Columns:
+    """Give each row's label, its prediction, and the loss of its label among the labels in nats."""
+    found = likelihoods(module, examples)
+    labels = torch.tensor([example["label"] for example in examples], device=found.device)
+    losses = torch.nn.functional.cross_entropy(found, labels, reduction="none")
     return {
         "label": labels.cpu().numpy(),
-        "prediction": likelihoods.argmax(dim=1).cpu().numpy(),
+        "prediction": found.argmax(dim=1).cpu().numpy(),
         "loss": losses.double().cpu().numpy(),
         "tokens": np.ones(len(examples), dtype=np.int64),
     }
@@ -118,7 +122,7 @@ def _option_batch(layouts: Sequence[_Layout]) -> Batch:
     }
 
 
-def _likelihoods(scores: torch.Tensor, layout: _Layout) -> torch.Tensor:
+def _likelihoods(scores: Tensor, layout: _Layout) -> Tensor:
     device = scores.device
     tokens = torch.tensor(layout.ids[layout.prompt :], device=device)
     previous = torch.tensor(layout.previous, device=device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import causal, masked, placed, shown
 from myosotis_plugins.objectives.generation import continued
 from myosotis_plugins.objectives.heads import CAUSAL, MASKED, Head, Shape, only, shape_of
@@ -117,6 +117,15 @@ class LanguageModeling(Objective):
         if placed.TARGETS in batch:
             return placed.row_losses(placed.logits(module, batch), batch[placed.TARGETS])
         return {**causal.token_losses(module, batch), "bytes": _predicted_bytes(batch["labels"], model)}
+
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        """Give the logits of each predicted token."""
+        batch = causal.on_device(self.collate(examples, model), module)
+        if placed.TARGETS in batch:
+            return placed.predicted_logits(module, batch)
+        return causal.predicted_logits(module, batch)
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Write on from each prompt."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from myosotis.interfaces import Batch, Columns, Model
+from myosotis.interfaces import Batch, Columns, Logits, Model
 from myosotis_plugins.objectives.causal import IGNORED, padded
 
 TARGETS = "targets"
@@ -40,6 +40,11 @@ def row_losses(scores: Float[Tensor, "rows places classes"], targets: Int[Tensor
         "loss": losses.sum(dim=1, dtype=torch.float64).cpu().numpy(),
         "tokens": (targets != IGNORED).sum(dim=1).cpu().numpy(),
     }
+
+
+def predicted_logits(module: nn.Module, batch: Batch) -> list[Logits]:
+    """Give each row's logits at the places that have a target."""
+    return [row[own] for row, own in zip(logits(module, batch), batch[TARGETS] != IGNORED, strict=True)]
 
 
 def encoder_batch(rows: Sequence[Sequence[int]], model: Model) -> dict[str, Tensor]:

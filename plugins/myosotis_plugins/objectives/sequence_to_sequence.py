@@ -10,7 +10,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import causal, placed, shown
 from myosotis_plugins.objectives.generation import continued, greedy, transduced
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head, Shape, only, shape_of
@@ -141,6 +141,15 @@ class SequenceToSequence(Objective):
         if placed.TARGETS in batch:
             return placed.row_losses(placed.logits(module, batch), batch[placed.TARGETS])
         return causal.token_losses(module, batch)
+
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        """Give the logits of each token of the targets."""
+        batch = causal.on_device(self.collate(examples, model), module)
+        if placed.TARGETS in batch:
+            return placed.predicted_logits(module, batch)
+        return causal.predicted_logits(module, batch)
 
     @property
     def generation(self) -> str:

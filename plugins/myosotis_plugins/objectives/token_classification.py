@@ -10,7 +10,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Loss, Model, Objective, Piece, Rows
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import placed
 from myosotis_plugins.objectives.causal import IGNORED, WITHOUT_LIMIT, objects, on_device, padded
 from myosotis_plugins.objectives.heads import TOKEN_LABELS, Head, Shape, columns_of, label_names
@@ -145,6 +145,12 @@ class TokenClassification(Objective):
             "predicted_tags": objects(found),
             **placed.row_losses(scores, batch[placed.TARGETS]),
         }
+
+    def predicted_logits(
+        self, module: nn.Module, examples: Sequence[Example], model: Model
+    ) -> Sequence[Logits]:
+        """Give the logits of each word that is not cut off."""
+        return placed.predicted_logits(module, on_device(self.collate(examples, model), module))
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Give each sentence's words with their tags, those outside without."""
