@@ -98,7 +98,7 @@ def test_a_document_longer_than_a_block_is_cut() -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("make", [tiny.llama, tiny.gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("make", [*tiny.MODELS.values(), tiny.qwen2], ids=[*tiny.MODELS, "qwen2"])
 def test_isolated_documents_are_as_if_each_stood_alone(make: Any, attention: str) -> None:
     model = tiny.model(make(attention))
     objective = LanguageModeling(length=16, packing="isolated")

@@ -23,6 +23,8 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -130,8 +132,10 @@ def save_encoder(module: Any, folder: Path) -> Path:
     return folder
 
 
-def llama(attention: str = "sdpa", width: int = 16, blocks: int = BLOCKS, seed: int = 0) -> LlamaForCausalLM:
-    """Make a Llama with a tied head."""
+def llama(
+    attention: str = "sdpa", width: int = 16, blocks: int = BLOCKS, seed: int = 0, tied: bool = True
+) -> LlamaForCausalLM:
+    """Make a Llama, whose head is its embeddings where it is tied."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
@@ -140,7 +144,7 @@ def llama(attention: str = "sdpa", width: int = 16, blocks: int = BLOCKS, seed: 
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         # Larger than usual, so that an untrained model's predictions differ from token to token.
         initializer_range=0.3,
     )
@@ -173,6 +177,21 @@ def opt(attention: str = "sdpa", seed: int = 0) -> OPTForCausalLM:
         init_std=0.3,
     )
     return _made(OPTForCausalLM, config, attention, seed)
+
+
+def qwen2(attention: str = "sdpa", seed: int = 0) -> Qwen2ForCausalLM:
+    """Make a Qwen2, whose queries, keys and values have biases."""
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
+    return _made(Qwen2ForCausalLM, config, attention, seed)
 
 
 def _made(kind: Any, config: Any, attention: str, seed: int) -> Any:
