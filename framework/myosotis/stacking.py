@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -184,28 +186,26 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-class RowSlices:
-    """Which rows of a joint batch belong to which trial."""
+_SIZES: ContextVar[tuple[int, ...]] = ContextVar("rows of each trial in a joint forward pass", default=())
+"""Goes along where a part of the pass is run again later, in the backward pass."""
 
-    def __init__(self) -> None:
-        self.sizes: tuple[int, ...] = ()
-        self._slices: dict[int, tuple[slice, ...]] = {}
 
-    def set(self, sizes: Sequence[int]) -> None:
-        """Give each trial so many rows, one trial's after the other's."""
-        if tuple(sizes) != self.sizes:
-            self.sizes = tuple(sizes)
-            self._slices = {}
+@functools.lru_cache(maxsize=1024)
+def row_slices(sizes: tuple[int, ...], length: int) -> tuple[slice, ...] | None:
+    """Divide a first dimension among trials in proportion to their rows, one's after the other's.
 
-    def of(self, length: int) -> tuple[slice, ...] | None:
-        """Divide a first dimension in proportion; None where it cannot be."""
-        if length not in self._slices:
-            each, rest = divmod(length, sum(self.sizes) or length + 1)
-            if rest or not each:
-                return None
-            ends = [each * sum(self.sizes[:number]) for number in range(len(self.sizes) + 1)]
-            self._slices[length] = tuple(slice(start, stop) for start, stop in pairwise(ends))
-        return self._slices[length]
+    Args:
+        sizes: each trial's rows.
+        length: of the dimension.
+
+    Returns:
+        None where it cannot be divided so.
+    """
+    each, rest = divmod(length, sum(sizes) or length + 1)
+    if rest or not each:
+        return None
+    ends = [each * sum(sizes[:number]) for number in range(len(sizes) + 1)]
+    return tuple(slice(start, stop) for start, stop in pairwise(ends))
 
 
 class StackedLayer(nn.Module):
@@ -217,7 +217,6 @@ class StackedLayer(nn.Module):
         replacements: those of some trials, by the trial's number.
         operation: does all trials' additions at once; None calls them one by one.
         apart: whether the layer runs over each trial's rows on their own.
-        rows: which rows are whose.
     """
 
     def __init__(
@@ -227,13 +226,11 @@ class StackedLayer(nn.Module):
         replacements: Mapping[int, Replacement],
         operation: StackedOperation | None,
         apart: bool,
-        rows: RowSlices,
     ) -> None:
         super().__init__()
         self.path = path
         self.base = base
         self.apart = apart
-        self.rows = rows
         self.trials = tuple(replacements)
         # In a tuple, so that they are not this module's children: their parameters are the trials' own.
         self.replacements = tuple(replacements.values())
@@ -252,11 +249,12 @@ class StackedLayer(nn.Module):
         Raises:
             PluginError: the first dimension is not one of rows.
         """
-        slices = self.rows.of(len(inputs))
+        sizes = _SIZES.get()
+        slices = row_slices(sizes, len(inputs))
         outputs = None if slices is None else self._base_outputs(inputs, slices)
         if slices is None or outputs is None or len(outputs) != len(inputs):
             raise PluginError(
-                f"{self.path} must be given the {sum(self.rows.sizes)} rows of all trials, in their order, or a "
+                f"{self.path} must be given the {sum(sizes)} rows of all trials, in their order, or a "
                 f"multiple, and give as many, but was given {list(inputs.shape)}; set hydra.launcher.cohort=1"
             )
         return self.operation(inputs, outputs, [slices[trial] for trial in self.trials])
@@ -322,7 +320,6 @@ class Stack:
         mixes: Callable[[nn.Module], bool] = lambda layer: False,
     ) -> None:
         self.module = shared_copy(base).requires_grad_(False).eval()
-        self._rows = RowSlices()
         layers = {path: layer for path, layer in self.module.named_modules() if mixes(layer)}
         places: dict[str, dict[int, Replacement]] = {path: {} for path in layers}
         for trial, branch in enumerate(branches):
@@ -331,19 +328,18 @@ class Stack:
                 layers[path] = self.module.get_submodule(path)
         for path, layer in layers.items():
             operation = _operation([each.wrapper for each in places[path].values()], methods)
-            stacked = StackedLayer(path, layer, places[path], operation, mixes(layer), self._rows)
+            stacked = StackedLayer(path, layer, places[path], operation, mixes(layer))
             parent, _, name = path.rpartition(".")
             self.module.get_submodule(parent)._modules[name] = stacked
 
     @contextmanager
     def rows(self, sizes: Sequence[int]) -> Iterator[None]:
         """Set how many rows each trial has in the forward passes within; 0 passes a trial by."""
-        before = self._rows.sizes
-        self._rows.set(sizes)
+        token = _SIZES.set(tuple(sizes))
         try:
             yield
         finally:
-            self._rows.set(before)
+            _SIZES.reset(token)
 
 
 def _operation(wrappers: Sequence[nn.Module], methods: Collection[type[Method]]) -> StackedOperation | None:

@@ -10,6 +10,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Context, Method, Model
 from myosotis_plugins.blocks import find_blocks
+from myosotis_plugins.gradient_checkpointing import is_checkpointed
 from myosotis_plugins.methods.virtual_tokens import insert_virtual_tokens
 from myosotis_plugins.quiet import quiet_libraries
 
@@ -47,9 +48,14 @@ class Prefix(Method):
         """Put the prefix into every block; the base stops training.
 
         Raises:
-            ConfigurationError: another method has put adapters in or freezes a block, or the model is no causal
-                language model.
+            ConfigurationError: another method has put adapters in or freezes a block, blocks are computed again
+                in the backward pass, or the model is no causal language model.
         """
+        if is_checkpointed(model.module):
+            raise ConfigurationError(
+                "the prefix must be taken up once a pass, but with model.gradient_checkpointing=true every block "
+                "is computed twice; set it to false, or take prompt"
+            )
         with quiet_libraries():
             from peft import PrefixTuningConfig
 

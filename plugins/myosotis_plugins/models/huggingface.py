@@ -15,6 +15,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, ModelError
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective, file_hash
 from myosotis_plugins.blocks import chained_blocks
+from myosotis_plugins.gradient_checkpointing import checkpoint_blocks
 from myosotis_plugins.models.exporting import (
     check_export,
     export_adapter,
@@ -54,9 +55,11 @@ class HuggingFace(ModelFactory):
         revision: a branch, tag or commit of the Hub; its commit goes into the trial's id.
         dtype: what the weights are loaded as.
         quantization: `8bit` or `nf4` (with double quantization), by bitsandbytes; the base then cannot
-            train, only what methods add to it.
+            train, only what methods add to it. What is not quantized, such as norms and the output, is in float32.
         attention: how attention is computed.
         adapter: the folder of an adapter of PEFT's that is merged into the weights: what comes out is the base.
+        gradient_checkpointing: whether each block is computed a second time in the backward pass instead of keeping
+            what is inside it: less memory, about a third more time a step, the same numbers.
         trust_remote_code: whether code that comes with the model may run. Read it first.
     """
 
@@ -71,6 +74,7 @@ class HuggingFace(ModelFactory):
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         trust_remote_code: bool = False,
         adapter: str | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if adapter is not None and quantization != "none":
             raise ConfigurationError(
@@ -84,6 +88,7 @@ class HuggingFace(ModelFactory):
         self.attention = attention
         self.trust_remote_code = trust_remote_code
         self.adapter = None if adapter is None else Path(adapter)
+        self.gradient_checkpointing = gradient_checkpointing
 
     def load(self, objectives: Collection[Objective]) -> Model:
         """Load weights and tokenizer."""
@@ -111,6 +116,8 @@ class HuggingFace(ModelFactory):
             module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=False)
             _let_train(module, new)
             _keep_packing(module)
+        if self.gradient_checkpointing:
+            checkpoint_blocks(module)
         _check_vocabulary(module, tokenizer, folder)
         return Model(module, tokenizer, new)
 
@@ -135,6 +142,8 @@ class HuggingFace(ModelFactory):
         if self.quantization != "none":
             module.requires_grad_(False)
             _let_train(module, new)
+        if self.gradient_checkpointing:
+            checkpoint_blocks(module)
         _check_vocabulary(module, tokenizer, folder)
         return Model(module, tokenizer, new)
 
