@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from myosotis.interfaces import Batch, Example, Loss, Model, Objective, Task, Tr
 if TYPE_CHECKING:
     from myosotis.config import TrainerConfig
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Group:
@@ -24,11 +27,13 @@ class Group:
 
     Attributes:
         rows: each row's task and its example.
+        weight: the factor of its loss in the batch's.
     """
 
     objective: Objective
     rows: tuple[TrainingRow, ...]
     batch: Batch
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,22 @@ class EncodedPart:
 
 
 class BatchLoader:
-    """Gives a stage's batches in the sampler's order; has a length, as Lightning's resume needs it."""
+    """Gives a stage's batches in the sampler's order; has a length, as Lightning's resume needs it.
 
-    def __init__(self, parts: Sequence[EncodedPart], sampler: MixtureSampler, model: Model) -> None:
+    Args:
+        parts: what the sampler's pairs of indices mean.
+        sampler: says which examples each batch holds.
+        model: what they were encoded for.
+        accumulated: batches an optimizer step, whose mean loss is that of one large batch.
+    """
+
+    def __init__(
+        self, parts: Sequence[EncodedPart], sampler: MixtureSampler, model: Model, accumulated: int = 1
+    ) -> None:
         self.parts = parts
         self.sampler = sampler
         self.model = model
+        self.accumulated = accumulated
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -76,8 +91,9 @@ class BatchLoader:
         return self.after(0)
 
     def after(self, batches: int) -> Iterator[MixedBatch]:
-        """Give the batches after the first ones, which are drawn but not made."""
-        return (self.collate(rows) for rows in itertools.islice(self.sampler, batches, None))
+        """Give the batches after the first ones, whole steps, which are drawn but not made."""
+        made = (self.collate(rows) for rows in itertools.islice(self.sampler, batches, None))
+        return itertools.chain.from_iterable(map(as_one, in_turn(made, self.accumulated)))
 
     def collate(self, places: Sequence[tuple[int, int]]) -> MixedBatch:
         """Collate rows, given by their parts' indices and the examples' in them."""
@@ -106,7 +122,12 @@ def make_batch(
     for task, example in rows:
         grouped.setdefault(task.objective, []).append((task.name, example))
     groups = tuple(
-        Group(objective, tuple(own), objective.collate([example for _, example in own], model))
+        Group(
+            objective,
+            tuple(own),
+            objective.collate([example for _, example in own], model),
+            weight=len(own) / len(rows),
+        )
         for objective, own in grouped.items()
     )
     names = [task.name for task, _ in rows]
@@ -114,8 +135,34 @@ def make_batch(
     return MixedBatch(groups, tuple(zip(names, indices or range(len(rows)), strict=True)), tokens)
 
 
+def as_one(batches: Sequence[MixedBatch]) -> Sequence[MixedBatch]:
+    """Weight the groups of small batches so that the mean of the batches' losses is the loss of one large batch.
+
+    Of the large batch's R rows, R_g have the objective g, whose loss is a mean over N_g tokens or rows, n_gi of
+    them in the i-th of k batches: that group's weight is k · R_g / R · n_gi / N_g.
+    """
+    if len(batches) == 1:
+        return batches
+    rows, counts = Counter[Objective](), Counter[Objective]()
+    for group in (group for batch in batches for group in batch.groups):
+        rows[group.objective] += len(group.rows)
+        counts[group.objective] += group.objective.count(group.batch)
+
+    def weighted(group: Group) -> Group:
+        counted = len(batches) * rows[group.objective] * group.objective.count(group.batch)
+        return replace(group, weight=counted / max(1, rows.total() * counts[group.objective]))
+
+    return [replace(batch, groups=tuple(map(weighted, batch.groups))) for batch in batches]
+
+
+def in_turn(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Give the items so many at a time; at the end, those that are left."""
+    left = iter(items)
+    return iter(lambda: list(itertools.islice(left, size)), [])
+
+
 def mean_loss(module: nn.Module, batch: MixedBatch) -> Loss:
-    """Give the mean loss of a batch: of its groups' losses, weighted by their rows."""
+    """Give the loss of a batch: the weighted sum of its groups'."""
     losses = [
         group.objective.loss(group.objective.forward(module, group.batch), group.batch)
         for group in batch.groups
@@ -124,11 +171,10 @@ def mean_loss(module: nn.Module, batch: MixedBatch) -> Loss:
 
 
 def combine(batch: MixedBatch, losses: Sequence[Loss]) -> Loss:
-    """Weight the groups' losses by their rows; one group's loss stays as it is, to the bit."""
-    if len(losses) == 1:
+    """Add up the groups' weighted losses; that of one group with the weight 1 stays as it is, to the bit."""
+    if len(losses) == 1 and batch.groups[0].weight == 1:
         return losses[0]
-    total = sum(len(group.rows) for group in batch.groups)
-    weighted = [loss * (len(group.rows) / total) for group, loss in zip(batch.groups, losses, strict=True)]
+    weighted = [loss * group.weight for group, loss in zip(batch.groups, losses, strict=True)]
     return torch.stack(weighted).sum()
 
 

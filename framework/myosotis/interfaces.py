@@ -166,6 +166,13 @@ class Objective(Plugin):
     def loss(self, outputs: Any, batch: Batch) -> Loss:
         """Give the batch's mean loss: over what is trained on, tokens or rows."""
 
+    def count(self, batch: Batch) -> int:
+        """Count what the batch's loss is a mean over: its rows, unless an objective says otherwise.
+
+        By it, small batches whose gradients are accumulated have the loss of one large batch.
+        """
+        return len(next(iter(batch.values())))
+
     @abstractmethod
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Evaluate examples in one batch: the columns that the metrics read. Called without gradients.

@@ -271,7 +271,7 @@ class TrialRun:
             stage_batches(self.config.trainer, parts, stage.tasks, DEFAULT_STEPS),
             derive_seed(self.config.seed, "order", stage.index),
         )
-        return BatchLoader(parts, sampler, self.adapted.model)
+        return BatchLoader(parts, sampler, self.adapted.model, self.config.trainer.accumulate_grad_batches)
 
     def _mixture(self, stage: Stage, context: Context) -> Mixture:
         earlier = self.config.stages[: stage.index - 1]

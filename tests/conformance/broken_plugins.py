@@ -159,6 +159,20 @@ class SummedLoss(toy.PointObjective):
         return nn.functional.cross_entropy(outputs, batch["labels"], reduction="sum")
 
 
+class CountsLabels(toy.PointObjective):
+    """A row counts as its label."""
+
+    def count(self, batch: Batch) -> int:
+        return 1 + int(batch["labels"].sum())
+
+
+class CountsBatches(toy.PointObjective):
+    """A batch counts as one."""
+
+    def count(self, batch: Batch) -> int:
+        return 1
+
+
 class UnreducedLoss(toy.PointObjective):
     """A loss for each row."""
 

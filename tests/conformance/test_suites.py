@@ -249,6 +249,8 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (TestPointObjective, "first_rows_give_the_first_examples", broken_plugins.LastFirst),
     (TestPointObjective, "a_batch_holds_tensors_of_its_rows", broken_plugins.Listed),
     (TestPointObjective, "loss_is_the_mean_of_its_rows", broken_plugins.SummedLoss),
+    (TestPointObjective, "loss_is_a_mean_over_what_is_counted", broken_plugins.CountsLabels),
+    (TestPointObjective, "loss_is_a_mean_over_what_is_counted", broken_plugins.CountsBatches),
     (TestPointObjective, "loss_is_one_number_with_a_gradient", broken_plugins.UnreducedLoss),
     (TestPointObjective, "loss_is_one_number_with_a_gradient", broken_plugins.DetachedLoss),
     (TestPointObjective, "predictions_do_not_depend_on_the_batch_size", broken_plugins.Normalizing),

@@ -272,6 +272,27 @@ def test_accumulated_small_batches_equal_a_large_one(tmp_path: Path) -> None:
         assert torch.allclose(weights(second)[name], value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("tasks", ["[{walk: 1}]", "[{walk: 0.6, right: 0.4}]"], ids=["one", "mixed"])
+def test_accumulated_batches_of_unequal_lengths_equal_a_large_one(tmp_path: Path, tasks: str) -> None:
+    whole, parts = (
+        run_at(
+            tmp_path,
+            *toy("model=calm", "method=[pull]", "trainer.log_every_n_steps=1", "+dataset@dataset.walk=walks"),
+            *("curriculum=stages", f"curriculum.stages={tasks}", *sizes, f"study={name}"),
+            modules=f"{MODULES},tests.core.walks",
+        )
+        for name, sizes in {
+            "whole": ["trainer.batch_size=12"],
+            "parts": ["trainer.batch_size=3", "trainer.accumulate_grad_batches=4"],
+        }.items()
+    )
+    first, second = (record.folder / record.trials.trial[0] for record in (whole, parts))
+    losses, expected = ([entry["loss"] for entry in logged(each)] for each in (second, first))
+    assert losses == pytest.approx(expected, abs=1e-6)
+    for name, value in weights(first).items():
+        assert torch.allclose(weights(second)[name], value, rtol=0, atol=1e-6)
+
+
 def test_what_methods_keep_is_measured(tmp_path: Path) -> None:
     record = run_at(
         tmp_path,

@@ -74,6 +74,21 @@ class ObjectiveTestSuite(PluginTestSuite[Objective]):
             f"a batch's loss must be the weighted mean of its rows', {expected:.6f}, but is {loss:.6f}"
         )
 
+    def test_loss_is_a_mean_over_what_is_counted(self) -> None:
+        """`count` goes by the suite's `weight` and adds up, so that small batches can have a large one's loss."""
+        model, objective = self.model(), self.make()
+        examples = self._examples(model)
+        counts = np.array([objective.count(objective.collate([example], model)) for example in examples])
+        weights = np.array([self.weight(example) for example in examples])
+        assert np.allclose(counts / counts.sum(), weights / weights.sum()), (
+            f"examples must count as much as they weigh in a batch's loss, {weights.tolist()}, but count "
+            f"{counts.tolist()}"
+        )
+        whole = objective.count(objective.collate(examples, model))
+        assert whole == counts.sum(), (
+            f"a batch must count what its rows do, {counts.sum()}, but counts {whole}"
+        )
+
     def test_loss_is_one_number_with_a_gradient(self) -> None:
         """The loss has no dimension and reaches the model's parameters."""
         model, objective = self.model(), self.make()

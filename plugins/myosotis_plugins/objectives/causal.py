@@ -34,6 +34,11 @@ def mean_token_loss(
     return functional.cross_entropy(scores.flatten(0, 1).float(), shifted.flatten(), ignore_index=IGNORED)
 
 
+def count(labels: Int[Tensor, "rows tokens"]) -> int:
+    """Count the tokens trained on."""
+    return int((labels[:, 1:] != IGNORED).sum())
+
+
 def token_losses(module: nn.Module, batch: Batch) -> Columns:
     """Give, for each row, the sum of its token losses in nats and how many there are."""
     scores, labels = logits(module, batch)[:, :-1], batch["labels"][:, 1:]

@@ -120,6 +120,10 @@ class Classification(Objective):
             return label_head.loss(outputs, batch)
         return causal.mean_token_loss(outputs, batch["labels"])
 
+    def count(self, batch: Batch) -> int:
+        """Count the rows, or the labels' tokens."""
+        return super().count(batch) if "allowed" in batch else causal.count(batch["labels"])
+
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each row's label, its prediction, and the loss of its label among the labels in nats."""
         if "ids" in examples[0]:

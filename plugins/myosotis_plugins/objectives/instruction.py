@@ -145,6 +145,10 @@ class Instruction(Objective):
         """Give the mean over the responses' tokens."""
         return causal.mean_token_loss(outputs, batch["labels"])
 
+    def count(self, batch: Batch) -> int:
+        """Count the responses' tokens."""
+        return causal.count(batch["labels"])
+
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each response's summed loss in nats and its number of tokens."""
         return causal.token_losses(module, causal.on_device(self.collate(examples, model), module))

@@ -111,6 +111,12 @@ class LanguageModeling(Objective):
             return placed.mean_loss(outputs, batch[placed.TARGETS])
         return causal.mean_token_loss(outputs, batch["labels"])
 
+    def count(self, batch: Batch) -> int:
+        """Count the tokens that are predicted."""
+        if placed.TARGETS in batch:
+            return placed.count(batch[placed.TARGETS])
+        return causal.count(batch["labels"])
+
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each block's summed loss in nats, and how many tokens and bytes are predicted."""
         batch = causal.on_device(self.collate(examples, model), module)

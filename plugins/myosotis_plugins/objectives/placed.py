@@ -31,6 +31,11 @@ def mean_loss(scores: Float[Tensor, "*places classes"], targets: Int[Tensor, "*p
     return total / (targets != IGNORED).sum().clamp(min=1)
 
 
+def count(targets: Int[Tensor, "*places"]) -> int:
+    """Count the places that have a target."""
+    return int((targets != IGNORED).sum())
+
+
 def row_losses(scores: Float[Tensor, "rows places classes"], targets: Int[Tensor, "rows places"]) -> Columns:
     """Give, for each row, the sum of its losses in nats and how many there are."""
     losses = functional.cross_entropy(

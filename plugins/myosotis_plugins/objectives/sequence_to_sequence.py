@@ -135,6 +135,12 @@ class SequenceToSequence(Objective):
             return placed.mean_loss(outputs, batch[placed.TARGETS])
         return causal.mean_token_loss(outputs, batch["labels"])
 
+    def count(self, batch: Batch) -> int:
+        """Count the targets' tokens."""
+        if placed.TARGETS in batch:
+            return placed.count(batch[placed.TARGETS])
+        return causal.count(batch["labels"])
+
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each target's summed loss in nats and its number of tokens."""
         batch = causal.on_device(self.collate(examples, model), module)

@@ -127,6 +127,10 @@ class TokenClassification(Objective):
         """Give the mean over the words."""
         return placed.mean_loss(outputs, batch[placed.TARGETS])
 
+    def count(self, batch: Batch) -> int:
+        """Count the words."""
+        return placed.count(batch[placed.TARGETS])
+
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each sentence's tags, those predicted, and the summed loss in nats of those not cut off."""
         batch = on_device(self.collate(examples, model), module)
