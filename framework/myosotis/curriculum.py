@@ -7,12 +7,13 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from myosotis.errors import ConfigurationError, unknown_name
-from myosotis.interfaces import Share, Stage
+from myosotis.interfaces import Ramp, Share, Stage
 
 TOLERANCE = 1e-6
 
@@ -27,6 +28,8 @@ class CurriculumConfig:
         order: the tasks in the order of training, or `random`: drawn from the seed.
         start: progressive: the new task's share at its stage's first step.
         end: progressive: the new task's share at its stage's last step.
+        ramp: progressive: the way between them: `linear`, `cosine`, or `step`, in so many `plateaus`.
+        plateaus: progressive: the equal shares that a `step` ramp holds, one after another.
         stages: for `stages`: one mapping a stage, from task to share; `{}` trains nothing.
     """
 
@@ -34,6 +37,8 @@ class CurriculumConfig:
     order: Any = None
     start: float = 0.2
     end: float = 0.9
+    ramp: str = "linear"
+    plateaus: int = 4
     stages: Any = None
 
 
@@ -95,10 +100,14 @@ def _progressive(
     for name, value in (("start", config.start), ("end", config.end)):
         if not 0 <= value <= 1:
             raise ConfigurationError(f"curriculum.{name} must be between 0 and 1, but got {value}")
+    _check_value("ramp", config.ramp, get_args(Ramp))
+    if config.plateaus < 2:
+        raise ConfigurationError(f"curriculum.plateaus must be at least 2, but got {config.plateaus}")
+    share = partial(Share, ramp=cast(Ramp, config.ramp), plateaus=config.plateaus)
     stages = [Stage(1, {order[0]: Share(1, 1)})]
     for count in range(1, len(order)):
-        earlier = Share((1 - config.start) / count, (1 - config.end) / count)
-        shares = {**dict.fromkeys(order[:count], earlier), order[count]: Share(config.start, config.end)}
+        earlier = share((1 - config.start) / count, (1 - config.end) / count)
+        shares = {**dict.fromkeys(order[:count], earlier), order[count]: share(config.start, config.end)}
         stages.append(Stage(count + 1, shares))
     return tuple(stages)
 
@@ -138,6 +147,11 @@ def mix_shares(mix: Mapping[str, float], tasks: Sequence[str]) -> dict[str, floa
         )
     rest = max(0.0, 1 - total) / len(unnamed) if unnamed else 0.0
     return {task: mix.get(task, rest) for task in tasks}
+
+
+def _check_value(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigurationError(f"curriculum.{key}: " + unknown_name("value", value, known))
 
 
 def _check_shares(where: str, shares: Any, tasks: Sequence[str]) -> None:

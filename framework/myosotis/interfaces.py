@@ -6,10 +6,11 @@ them a second time. A constructor checks its values and raises `ConfigurationErr
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -38,6 +39,8 @@ Columns: TypeAlias = Mapping[str, np.ndarray]
 Loss: TypeAlias = Float[Tensor, ""]
 Logits: TypeAlias = Float[Tensor, "predictions classes"]
 """Of one example: what its predictions' probabilities are the softmax of."""
+Ramp: TypeAlias = Literal["linear", "step", "cosine"]
+"""The shape of a share's way from its stage's first step to the last."""
 
 
 @runtime_checkable
@@ -67,14 +70,31 @@ class Model:
 
 @dataclass(frozen=True)
 class Share:
-    """A task's share of a stage's training rows, moving linearly from the first step to the last."""
+    """A task's share of a stage's training rows, moving from the first step to the last.
+
+    At the progress p it is start + (end - start) · f(p). `linear`: f(p) = p. `cosine`: f(p) = (1 - cos πp) / 2.
+    `step`: as many plateaus k of equal length as `plateaus` says, f(p) = min(⌊kp⌋, k - 1) / (k - 1).
+    """
 
     start: float
     end: float
+    ramp: Ramp = "linear"
+    plateaus: int = 4
 
     def at(self, progress: float) -> float:
         """Give the share at `progress`, from 0 (the first step) to 1 (the last)."""
-        return self.start + (self.end - self.start) * progress
+        return self.start + (self.end - self.start) * self._way(progress)
+
+    def _way(self, progress: float) -> float:
+        if self.ramp == "cosine":
+            return (1 - math.cos(math.pi * progress)) / 2
+        if self.ramp == "step":
+            return min(math.floor(self.plateaus * progress), self.plateaus - 1) / (self.plateaus - 1)
+        return progress
+
+    def scaled(self, factor: float) -> Share:
+        """Give so much of the share, all along its way."""
+        return replace(self, start=self.start * factor, end=self.end * factor)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,34 @@ def test_progressive_ramps_the_new_task_up() -> None:
     ]
 
 
+def test_a_linear_ramp_is_a_line() -> None:
+    assert [Share(0.2, 0.9).at(place / 7) for place in range(8)] == pytest.approx(np.linspace(0.2, 0.9, 8))
+
+
+def test_a_cosine_ramp_is_half_a_wave() -> None:
+    progress = np.linspace(0, 1, 13)
+    wave = 0.2 + (0.9 - 0.2) * (1 - np.cos(np.pi * progress)) / 2
+    assert [Share(0.2, 0.9, "cosine").at(each) for each in progress] == pytest.approx(wave)
+    assert Share(0.2, 0.9, "cosine").at(1 / 3) == pytest.approx(0.2 + 0.7 / 4)  # cos 60° is one half
+
+
+def test_a_step_ramp_has_equal_plateaus() -> None:
+    shares = [Share(0.2, 0.8, "step", plateaus=3).at(batch / 11) for batch in range(12)]
+    assert shares == pytest.approx([0.2] * 4 + [0.5] * 4 + [0.8] * 4)
+
+
+@pytest.mark.parametrize("ramp", ["linear", "step", "cosine"])
+def test_progressive_draws_along_its_ramp(ramp: Any) -> None:
+    config = CurriculumConfig("progressive", start=0.1, end=0.7, ramp=ramp, plateaus=5)
+    _, stage = build_stages(config, {}, ("a", "b"), 0)
+    assert stage.shares == {"a": Share(0.9, pytest.approx(0.3), ramp, 5), "b": Share(0.1, 0.7, ramp, 5)}
+    parts = [Part(task, 64, share) for task, share in stage.shares.items()]
+    drawn = np.cumsum([sum(part for part, _ in batch) for batch in MixtureSampler(parts, 8, 40, seed=3)])
+    due = np.cumsum([8 * Share(0.1, 0.7, ramp, 5).at(batch / 39) for batch in range(40)])
+    assert np.abs(drawn - due).max() < 1
+    assert due[-1] == pytest.approx(8 * 40 * 0.4)  # every ramp brings in as much by its end
+
+
 def test_stages_are_as_written_out() -> None:
     written = [{"a": 1}, {"b": 0.8, "a": 0.2}, {}]
     assert stages(name="stages", stages=written) == [{"a": (1, 1)}, {"b": (0.8, 0.8), "a": (0.2, 0.2)}, {}]
@@ -118,6 +146,8 @@ def test_rounding_of_shares_is_forgiven() -> None:
         ({"name": "sequential", "mix": {"a": 0.5}}, "mix.* gives the shares of a joint stage"),
         ({"name": "progressive", "start": -0.1}, "curriculum.start must be between 0 and 1"),
         ({"name": "progressive", "end": 1.1}, "curriculum.end must be between 0 and 1"),
+        ({"name": "progressive", "ramp": "cosin"}, "curriculum.ramp: .* Did you mean cosine"),
+        ({"name": "progressive", "ramp": "step", "plateaus": 1}, "curriculum.plateaus must be at least 2"),
         ({"name": "sequential", "tasks": ()}, "must have a task to train on"),
         ({"name": "stages", "stages": None}, "must be a list with one mapping a stage"),
         ({"name": "stages", "stages": "a"}, "must be a list with one mapping a stage"),

@@ -138,8 +138,9 @@ def test_a_task_that_alone_was_seen_and_is_trained_again_has_nothing_to_replay()
 
 
 def test_a_ramp_keeps_its_shape() -> None:
-    ramp = mixture(Replay(share=0.2), ["old"], Share(0.5, 1))[0].share
+    ramp = mixture(Replay(share=0.2), ["old"], Share(0.5, 1, "cosine"))[0].share
     assert (ramp.start, ramp.end) == (pytest.approx(0.4), pytest.approx(0.8))
+    assert ramp.at(1 / 3) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Replay(Method):
         groups = [group for group in kept if group]
         if not groups:
             return data
-        own = tuple(Component(each.task, each.rows, _scaled(each.share, 1 - self.share)) for each in data)
+        own = tuple(Component(each.task, each.rows, each.share.scaled(1 - self.share)) for each in data)
         return (*own, *self._replayed(sources, groups))
 
     def _sources(self, seen: Mapping[str, Rows], context: Context) -> Mapping[str, Rows]:
@@ -111,10 +111,6 @@ class Replay(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back."""
         self.buffer.numbers = state["numbers"]
-
-
-def _scaled(share: Share, factor: float) -> Share:
-    return Share(share.start * factor, share.end * factor)
 
 
 @hookimpl
