@@ -7,18 +7,27 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from myosotis.curriculum import MixtureSampler
-from myosotis.interfaces import Batch, Example, Loss, Model, Objective, Task, TrainingRow
+from myosotis.buckets import in_turn
+from myosotis.curriculum import TOLERANCE, MixtureSampler, Part, mean_draws
+from myosotis.interfaces import (
+    Batch,
+    Example,
+    Loss,
+    Model,
+    Objective,
+    Share,
+    Stage,
+    Task,
+    TrainingRow,
+)
 
 if TYPE_CHECKING:
     from myosotis.config import TrainerConfig
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,16 @@ class Group:
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """One training batch: its groups, which examples of which tasks its rows are, and how many tokens they have."""
+    """One training batch: its groups, which examples of which tasks its rows are, and how many tokens each has."""
 
     groups: tuple[Group, ...]
     rows: tuple[tuple[str, int], ...]
-    tokens: int
+    lengths: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all rows."""
+        return sum(self.lengths)
 
     def to(self, device: torch.device, **arguments: Any) -> MixedBatch:
         """Move the tensors; Lightning calls this, since it would not look into frozen dataclasses."""
@@ -64,6 +78,10 @@ class EncodedPart:
     task: Task
     examples: Sequence[Example]
     identity: str | None = None
+
+    def length(self, index: int) -> int:
+        """Count an example's tokens."""
+        return self.task.objective.tokens(self.examples[index])
 
 
 class BatchLoader:
@@ -131,8 +149,8 @@ def make_batch(
         for objective, own in grouped.items()
     )
     names = [task.name for task, _ in rows]
-    tokens = sum(task.objective.tokens(example) for task, example in rows)
-    return MixedBatch(groups, tuple(zip(names, indices or range(len(rows)), strict=True)), tokens)
+    lengths = tuple(task.objective.tokens(example) for task, example in rows)
+    return MixedBatch(groups, tuple(zip(names, indices or range(len(rows)), strict=True)), lengths)
 
 
 def as_one(batches: Sequence[MixedBatch]) -> Sequence[MixedBatch]:
@@ -155,12 +173,6 @@ def as_one(batches: Sequence[MixedBatch]) -> Sequence[MixedBatch]:
     return [replace(batch, groups=tuple(map(weighted, batch.groups))) for batch in batches]
 
 
-def in_turn(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Give the items so many at a time; at the end, those that are left."""
-    left = iter(items)
-    return iter(lambda: list(itertools.islice(left, size)), [])
-
-
 def mean_loss(module: nn.Module, batch: MixedBatch) -> Loss:
     """Give the loss of a batch: the weighted sum of its groups'."""
     losses = [
@@ -178,28 +190,55 @@ def combine(batch: MixedBatch, losses: Sequence[Loss]) -> Loss:
     return torch.stack(weighted).sum()
 
 
-def stage_batches(
-    trainer: TrainerConfig, parts: Sequence[EncodedPart], own: Sequence[str], default: int
-) -> int:
+def sampled(
+    trainer: TrainerConfig, stage: Stage, parts: Sequence[EncodedPart], shares: Iterable[Share]
+) -> list[Part]:
+    """Say of a stage's parts what its length and its draws go by; tokens are counted where they matter alone."""
+    counted = stage.by == "tokens" or trainer.max_tokens is not None
+    return [
+        Part(part.task.name, len(part.examples), share, mean_length([part]) if counted else 1.0)
+        for part, share in zip(parts, shares, strict=True)
+    ]
+
+
+def stage_batches(trainer: TrainerConfig, stage: Stage, parts: Sequence[Part], default: int) -> int:
     """Give how many batches a stage takes: the least that any of the lengths asked for allows.
 
     Args:
-        trainer: the lengths; `default` optimizer steps where none is given.
-        parts: the stage's encoded mixture.
-        own: the stage's own tasks: an epoch is one pass over as many rows as they have.
+        trainer: the lengths.
+        stage: which tasks are its own, how they are mixed, and whose passes are counted.
+        parts: the stage's mixture.
         default: optimizer steps where no length is given.
     """
     limits = []
     if trainer.max_steps is not None:
         limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
     if trainer.max_epochs is not None:
-        rows = sum(len(part.examples) for part in parts if part.task.name in own)
-        limits.append(math.ceil(trainer.max_epochs * rows / trainer.batch_size))
+        limits.append(_batches_of_epochs(trainer.max_epochs, trainer.batch_size, stage, parts))
     if trainer.max_tokens is not None:
-        limits.append(math.ceil(trainer.max_tokens / (mean_length(parts) * trainer.batch_size)))
+        length = mean_draws(parts, stage.by) @ [part.length for part in parts]
+        limits.append(_whole(trainer.max_tokens / (length * trainer.batch_size)))
     batches = min(limits) if limits else default * trainer.accumulate_grad_batches
     steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
     return steps * trainer.accumulate_grad_batches
+
+
+def _batches_of_epochs(epochs: int, batch_size: int, stage: Stage, parts: Sequence[Part]) -> int:
+    own = [part.task in stage.tasks for part in parts]
+    if stage.stopping_strategy == "total":
+        rows = sum(part.size for part, counts in zip(parts, own, strict=True) if counts)
+        return math.ceil(epochs * rows / batch_size)
+    needed = [
+        _whole(epochs * part.size / (share * batch_size))
+        for part, share, counts in zip(parts, mean_draws(parts, stage.by), own, strict=True)
+        if counts and share > 0  # what is never drawn is never gone through
+    ]
+    return min(needed) if stage.stopping_strategy == "first_exhausted" else max(needed)
+
+
+def _whole(batches: float) -> int:
+    """Give the whole batches that take so many; what is due but for rounding is drawn."""
+    return math.ceil(batches - TOLERANCE)
 
 
 def mean_length(parts: Sequence[EncodedPart]) -> float:

@@ -33,13 +33,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Costs:
-    """What a trial has taken so far, over all the processes that it ran in."""
+    """What a trial has taken so far, over all the processes that it ran in.
+
+    Attributes:
+        realised: the share of each stage's rows that each task had.
+        realised_tokens: the same of its tokens.
+    """
 
     seconds: float = 0.0
     training_seconds: float = 0.0
     tokens: int = 0
     steps: int = 0
     realised: dict[str, dict[str, float]] = field(default_factory=dict)
+    realised_tokens: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Training:
     """A stage that is not over yet.
 
     Attributes:
-        tokens: tokens trained on in the stage.
+        rows: rows trained on in the stage, by task.
+        tokens: their tokens, by task.
         optimizer: the optimizer's state, by the parameters' names.
         unlogged: the losses since the last entry of the training log.
         generator: the state of the methods' own source of randomness.
@@ -55,7 +62,8 @@ class Training:
         early_stopping: what early stopping has seen.
     """
 
-    tokens: int
+    rows: Mapping[str, int]
+    tokens: Mapping[str, int]
     seconds: float
     optimizer: Mapping[str, Mapping[str, Any]]
     unlogged: list[float]

@@ -59,9 +59,11 @@ class TrainerConfig:
     Attributes:
         max_steps: optimizer steps a stage; 60 where none of the three lengths is given.
         max_epochs: passes over the stage's own tasks; of several lengths, the shortest counts.
-        max_tokens: tokens a stage, on average over its examples.
+        max_tokens: tokens a stage, on average over its draws.
         batch_size: rows a batch.
-        accumulate_grad_batches: batches an optimizer step.
+        accumulate_grad_batches: batches an optimizer step, with the loss of one large batch.
+        bucket_by_length: whether rows of like length come into one batch, so that less is filled up. Of every 50
+            batches, or a quarter of the stage where that is less, the rows are sorted and the batches shuffled.
         precision: Lightning's precision, such as `32-true` or `bf16-mixed`.
         gradient_clip_val: the largest norm of the gradient; None clips nothing.
         log_every_n_steps: steps between two entries of the training log.
@@ -77,6 +79,7 @@ class TrainerConfig:
     max_tokens: int | None = None
     batch_size: int = 8
     accumulate_grad_batches: int = 1
+    bucket_by_length: bool = False
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: Any = 1

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 import numpy as np
 
+from myosotis.buckets import bucketed
 from myosotis.errors import ConfigurationError, unknown_name
-from myosotis.interfaces import Ramp, Share, Stage
+from myosotis.interfaces import By, Ramp, Share, Stage, StoppingStrategy
 
 TOLERANCE = 1e-6
 
 
 @dataclass
 class CurriculumConfig:
-    """How tasks are laid out in stages.
+    """How tasks are laid out in stages, and mixed in them.
+
+    A task that is drawn more often than it has rows is over-sampled, and reshuffled for each pass; one that has
+    rows left at the stage's end is under-sampled. Shares say how often each is drawn, and `stopping_strategy`,
+    with `trainer.max_epochs`, until when.
 
     Attributes:
         name: `sequential` (one stage a task), `joint` (one stage with all), `progressive` (one stage a
@@ -31,6 +35,12 @@ class CurriculumConfig:
         ramp: progressive: the way between them: `linear`, `cosine`, or `step`, in so many `plateaus`.
         plateaus: progressive: the equal shares that a `step` ramp holds, one after another.
         stages: for `stages`: one mapping a stage, from task to share; `{}` trains nothing.
+        by: what all shares are of: `rows`, or `tokens`: rows are drawn the less often the longer a task's are.
+        temperature: joint: shares as the tasks' sizes, in rows or tokens, to the power of 1 / temperature: 1 is in
+            proportion, the higher the more equal; None shares equally or by `mix`.
+        stopping_strategy: what `trainer.max_epochs` counts: passes over as many rows as the stage's own tasks have
+            in `total`; or the stage ends once the first task has been gone through so often (`first_exhausted`),
+            which under-samples the others, or once each has (`all_exhausted`), which over-samples them.
     """
 
     name: str = "sequential"
@@ -40,6 +50,9 @@ class CurriculumConfig:
     ramp: str = "linear"
     plateaus: int = 4
     stages: Any = None
+    by: str = "rows"
+    temperature: float | None = None
+    stopping_strategy: str = "total"
 
 
 def build_stages(
@@ -48,7 +61,7 @@ def build_stages(
     """Lay the tasks out in stages.
 
     Raises:
-        ConfigurationError: an unknown curriculum or task, or shares that cannot be.
+        ConfigurationError: an unknown curriculum, task or way to mix, or shares that cannot be.
     """
     builders = {"sequential": _sequential, "joint": _joint, "progressive": _progressive, "stages": _written}
     if config.name not in builders:
@@ -57,13 +70,36 @@ def build_stages(
         raise ConfigurationError(
             f"mix.* gives the shares of a joint stage, but curriculum={config.name}; add curriculum=joint"
         )
+    _check_mixing(config, mix)
     if not tasks and config.name != "stages":
         raise ConfigurationError(
             f"curriculum={config.name} must have a task to train on, but dataset is empty; "
             "name datasets, as in dataset=[NAME,NAME]"
         )
-    order = ordered(config.order, tasks, seed)
-    return builders[config.name](config, mix, order)
+    stages = builders[config.name](config, mix, ordered(config.order, tasks, seed))
+    mixed = partial(
+        replace,
+        by=config.by,
+        temperature=config.temperature,
+        stopping_strategy=config.stopping_strategy,
+    )
+    return tuple(mixed(stage) for stage in stages)
+
+
+def _check_mixing(config: CurriculumConfig, mix: Mapping[str, float]) -> None:
+    _check_value("by", config.by, get_args(By))
+    _check_value("stopping_strategy", config.stopping_strategy, get_args(StoppingStrategy))
+    if config.temperature is None:
+        return
+    if config.name != "joint" or mix:
+        given = "mix.* gives some" if mix else f"curriculum={config.name}"
+        raise ConfigurationError(
+            f"curriculum.temperature gives all shares of a joint stage, but {given}; leave one of them out"
+        )
+    if not config.temperature > 0:
+        raise ConfigurationError(
+            f"curriculum.temperature must be greater than 0, but got {config.temperature}"
+        )
 
 
 def ordered(order: Any, tasks: Sequence[str], seed: int) -> tuple[str, ...]:
@@ -168,11 +204,50 @@ def _check_shares(where: str, shares: Any, tasks: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A component of a mixture as the sampler sees it: how many examples it has, and its share."""
+    """A component of a mixture as the sampler sees it.
+
+    Attributes:
+        size: how many examples it has.
+        share: its share of the stage.
+        length: tokens an example, on average; 1 where nothing depends on them.
+    """
 
     task: str
     size: int
     share: Share
+    length: float = 1.0
+
+
+Place: TypeAlias = tuple[int, int]
+"""Where an example is: the index of its part, and its own in it."""
+
+
+def tempered(stage: Stage, parts: Sequence[Part]) -> Sequence[Part]:
+    """Give the parts of a stage with a temperature T their shares; as they are where it has none.
+
+    Of parts of the sizes D, in rows or tokens, the i-th has the share D_i^(1/T) / Σ_j D_j^(1/T) (Arivazhagan et al.
+    2019, Massively Multilingual Neural Machine Translation in the Wild).
+    """
+    if stage.temperature is None:
+        return parts
+    sizes = np.array([part.size * (part.length if stage.by == "tokens" else 1.0) for part in parts])
+    # Of the largest, or a low temperature would be too much for a number.
+    weights = (sizes / sizes.max()) ** (1 / stage.temperature)
+    shares = (weights / weights.sum()).tolist()
+    return [replace(part, share=Share(share, share)) for part, share in zip(parts, shares, strict=True)]
+
+
+def draws(parts: Sequence[Part], by: By, progress: float) -> np.ndarray:
+    """Give each part's share of the rows that are drawn at `progress`; they sum to 1."""
+    shares = np.array([part.share.at(progress) for part in parts])
+    if by == "tokens":
+        shares = shares / [part.length for part in parts]
+    return np.asarray(shares / shares.sum())
+
+
+def mean_draws(parts: Sequence[Part], by: By) -> np.ndarray:
+    """Give each part's share of the rows that are drawn in a whole stage."""
+    return np.mean([draws(parts, by, progress) for progress in (np.arange(100) + 0.5) / 100], axis=0)
 
 
 def most_urgent(credit: np.ndarray, shares: np.ndarray) -> int:
@@ -195,46 +270,40 @@ class MixtureSampler:
         batch_size: rows a batch.
         batches: how many batches the stage takes; shares that ramp reach their end at the last.
         seed: what, with the task's name and the pass, decides every order.
-        drawn: rows given so far, by part.
+        by: what the shares are of.
+        length_of: where given, batches are of examples of like length by it.
     """
 
     parts: Sequence[Part]
     batch_size: int
     batches: int
     seed: int
-    drawn: Counter[int] = field(default_factory=Counter)
+    by: By = "rows"
+    length_of: Callable[[Place], int] | None = None
 
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Give, for each batch, pairs of a part's index and an example's index in it."""
+    def __iter__(self) -> Iterator[list[Place]]:
+        """Give the examples of each batch."""
+        if self.length_of is None:
+            return self._drawn()
+        return bucketed(self._drawn(), self.batches, self.length_of, self.seed)
+
+    def _drawn(self) -> Iterator[list[Place]]:
         credit = np.zeros(len(self.parts))
         orders = [self._passes(part) for part in self.parts]
         for batch in range(self.batches):
-            shares = self._shares(batch / max(1, self.batches - 1))
+            shares = draws(self.parts, self.by, batch / max(1, self.batches - 1))
             rows = []
             for _ in range(self.batch_size):
                 credit += shares
                 chosen = most_urgent(credit, shares)
                 credit[chosen] -= 1
-                self.drawn[chosen] += 1
                 rows.append((chosen, next(orders[chosen])))
             yield rows
-
-    def _shares(self, progress: float) -> np.ndarray:
-        shares = np.array([part.share.at(progress) for part in self.parts])
-        return np.asarray(shares / shares.sum())
 
     def _passes(self, part: Part) -> Iterator[int]:
         for epoch in range(2**31):
             generator = np.random.default_rng([self.seed, zlib.crc32(part.task.encode()), epoch])
             yield from generator.permutation(part.size).tolist()
-
-    def realised(self) -> dict[str, float]:
-        """Give the share of the rows drawn so far that each task had."""
-        total = sum(self.drawn.values())
-        shares: dict[str, float] = {}
-        for index, part in enumerate(self.parts):
-            shares[part.task] = shares.get(part.task, 0.0) + self.drawn[index] / max(1, total)
-        return shares

@@ -41,6 +41,10 @@ Logits: TypeAlias = Float[Tensor, "predictions classes"]
 """Of one example: what its predictions' probabilities are the softmax of."""
 Ramp: TypeAlias = Literal["linear", "step", "cosine"]
 """The shape of a share's way from its stage's first step to the last."""
+By: TypeAlias = Literal["rows", "tokens"]
+"""What shares are of."""
+StoppingStrategy: TypeAlias = Literal["total", "first_exhausted", "all_exhausted"]
+"""Whose passes end a stage: all own rows together, the first task that has been gone through, or the last."""
 
 
 @runtime_checkable
@@ -70,7 +74,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Share:
-    """A task's share of a stage's training rows, moving from the first step to the last.
+    """A task's share of a stage's training rows or tokens, moving from the first step to the last.
 
     At the progress p it is start + (end - start) · f(p). `linear`: f(p) = p. `cosine`: f(p) = (1 - cos πp) / 2.
     `step`: as many plateaus k of equal length as `plateaus` says, f(p) = min(⌊kp⌋, k - 1) / (k - 1).
@@ -104,10 +108,17 @@ class Stage:
     Attributes:
         index: 1 for the first stage; 0 is the untouched base.
         shares: the share of each of the stage's own tasks; empty where a stage trains nothing.
+        by: what shares are of, those of a method's own rows too: `rows` or `tokens`.
+        temperature: where given, the shares are as the tasks' sizes to the power of 1 / temperature; they are
+            known once the stage begins.
+        stopping_strategy: where passes are counted, whose end the stage.
     """
 
     index: int
     shares: Mapping[str, Share]
+    by: By = "rows"
+    temperature: float | None = None
+    stopping_strategy: StoppingStrategy = "total"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -117,7 +128,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Component:
-    """Rows of one task in a mixture, with their share of the training rows."""
+    """Rows of one task in a mixture, with their share of the training rows or tokens, as the stage's `by` says."""
 
     task: str
     rows: Rows

@@ -13,7 +13,9 @@ import torch
 
 from myosotis.ahead import PRELOADED
 from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
+from myosotis.batches import stage_batches
 from myosotis.cohort import Job, free_cached_memory
+from myosotis.curriculum import Part, tempered
 from myosotis.errors import Interrupted
 from myosotis.grouping import Cohort, divided, sets, shape
 from myosotis.ledger import read_json, write_json
@@ -235,19 +237,17 @@ class Launch:
         """
         from myosotis.trial import DEFAULT_STEPS
 
-        trainer = config.trainer
-        step_rows = trainer.batch_size * trainer.accumulate_grad_batches
-        steps = 0
-        for stage in config.stages:
-            limits = [trainer.max_steps] if trainer.max_steps is not None else []
-            if trainer.max_epochs is not None:
-                tasks = [(config.tasks[name], config.identities[name]) for name in stage.tasks]
-                rows = sum(len(self.workspace.rows(task, identity, "train")) for task, identity in tasks)
-                limits.append(-(-trainer.max_epochs * rows // step_rows))
-            if trainer.max_tokens is not None:
-                limits.append(-(-trainer.max_tokens // step_rows))
-            steps += min(limits, default=DEFAULT_STEPS)
-        return steps
+        trainer, batches = config.trainer, 0
+        for stage in (stage for stage in config.stages if stage.shares):
+            parts = [Part(task, self._size(config, task), share) for task, share in stage.shares.items()]
+            batches += stage_batches(trainer, stage, tempered(stage, parts), DEFAULT_STEPS)
+        return batches // trainer.accumulate_grad_batches
+
+    def _size(self, config: TrialConfig, task: str) -> int:
+        """Count a task's training rows where a stage's length depends on them."""
+        if config.trainer.max_epochs is None:
+            return 1
+        return len(self.workspace.rows(config.tasks[task], config.identities[task], "train"))
 
     def _measured(self, configs: Sequence[TrialConfig], workers: int, largest: int) -> list[Measured]:
         key = shape(configs[0])

@@ -128,7 +128,7 @@ def measure_trial(config: TrialConfig, workspace: Workspace, steps: int = 24) ->
         return TrialCost(
             start_seconds=clock.seconds["start"],
             step_seconds=watch.seconds(),
-            step_tokens=member.tokens / member.step if member else 0.0,
+            step_tokens=member.tokens.total() / member.step if member else 0.0,
             evaluation_seconds=evaluation,
             memory_bytes=peak.bytes(),
             shared_bytes=shared,

@@ -121,6 +121,11 @@ class Resolver:
         trained = [name for name, task in tasks.items() if task.role == "task"]
         curriculum = self._typed(config.curriculum, resolved["curriculum"], CurriculumConfig)
         stages = build_stages(curriculum, resolved["mix"], trained, resolved["seed"])
+        if curriculum.stopping_strategy != "total" and trainer.max_epochs is None:
+            raise ConfigurationError(
+                f"curriculum.stopping_strategy={curriculum.stopping_strategy} counts passes over the tasks, but "
+                "trainer.max_epochs is not given; add trainer.max_epochs=1"
+            )
         identities = {
             "model": self._model_identity(resolved["model"], model, tasks),
             **{name: self._task_identity(task, resolved) for name, task in tasks.items()},

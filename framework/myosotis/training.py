@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,8 @@ class Member:
     Attributes:
         context: as it is at the stage's beginning.
         step: optimizer steps taken in this stage.
-        tokens: tokens trained on in this stage.
+        rows: rows trained on in this stage, by task.
+        tokens: their tokens, by task.
         unlogged: the losses since the last entry of the training log.
         optimizer_state: each parameter's, by its name; where a trial goes on, as it was.
         active: whether it still trains: not once its stage is over or it has failed.
@@ -60,7 +62,8 @@ class Member:
     schedule: ScheduleConfig
     evaluate_every: int = 0
     step: int = 0
-    tokens: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
     unlogged: list[float] = field(default_factory=list)
     optimizer_state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     active: bool = True
@@ -341,7 +344,9 @@ class StageObserver(Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         members = [pl_module.members[index] for index, _ in batch.parts]
         for member, (index, own) in zip(members, batch.parts, strict=True):
-            member.tokens += own.tokens
+            for (task, _), length in zip(own.rows, own.lengths, strict=True):
+                member.rows[task] += 1
+                member.tokens[task] += length
             member.pending.append((member.step + 1, own, pl_module.terms[index]))
         self._share_time(members)
         if stepped:

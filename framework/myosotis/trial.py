@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,9 +16,17 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from myosotis.adaptation import Adapted, adapt, frozen_names
-from myosotis.batches import BatchLoader, EncodedPart, MixedBatch, make_batch, mean_loss, stage_batches
+from myosotis.batches import (
+    BatchLoader,
+    EncodedPart,
+    MixedBatch,
+    make_batch,
+    mean_loss,
+    sampled,
+    stage_batches,
+)
 from myosotis.checkpoint import END, START, Checkpoint, CheckpointFolder, Costs, Position, Training, changing
-from myosotis.curriculum import MixtureSampler, Part
+from myosotis.curriculum import MixtureSampler, tempered
 from myosotis.errors import StorageError
 from myosotis.evaluation import Runtime, choose_runtime, evaluating
 from myosotis.interfaces import (
@@ -72,6 +81,12 @@ def write_error(folder: Path, error: BaseException) -> None:
     text = "".join(traceback.format_exception(error))
     with suppress(StorageError):  # on a full disk, the first error is the one to tell
         write_text(folder / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
+
+
+def _shares(member: Member, counts: Counter[str]) -> dict[str, float]:
+    """Give each task's share of what was counted, those in the mixture that had none too."""
+    tasks = dict.fromkeys(part.task.name for part in member.loader.parts)
+    return {task: counts[task] / max(1, counts.total()) for task in tasks}
 
 
 class TrialRun:
@@ -207,6 +222,7 @@ class TrialRun:
     def begin_stage(self, stage: Stage) -> Member:
         """Lay out a stage's data, let the methods begin it, and go to where it was left."""
         seed_everything(derive_seed(self.config.seed, "stage", stage.index))
+        stage = self._tempered(stage)
         loader = self._loader(stage)
         accumulated = self.config.trainer.accumulate_grad_batches
         device = self.runtime.device
@@ -250,7 +266,8 @@ class TrialRun:
         assert state.training is not None
         state.restore(self.adapted, self.config.methods)
         member.step = self.position.step
-        member.tokens = state.training.tokens
+        member.rows = Counter(state.training.rows)
+        member.tokens = Counter(state.training.tokens)
         member.seconds = state.training.seconds
         member.optimizer_state = state.training.optimizer
         member.unlogged = list(state.training.unlogged)
@@ -259,26 +276,37 @@ class TrialRun:
         self.random = state.training.random
 
     def _loader(self, stage: Stage) -> BatchLoader:
-        context = replace(self.context, stage=stage)
+        trainer, context = self.config.trainer, replace(self.context, stage=stage)
         mixture = self._mixture(stage, context)
         parts = [self._encoded(component, self.adapted.model) for component in mixture]
+        drawn = sampled(trainer, stage, parts, [component.share for component in mixture])
         sampler = MixtureSampler(
-            [
-                Part(component.task, len(part.examples), component.share)
-                for component, part in zip(mixture, parts, strict=True)
-            ],
-            self.config.trainer.batch_size,
-            stage_batches(self.config.trainer, parts, stage.tasks, DEFAULT_STEPS),
+            drawn,
+            trainer.batch_size,
+            stage_batches(trainer, stage, drawn, DEFAULT_STEPS),
             derive_seed(self.config.seed, "order", stage.index),
+            stage.by,
+            (lambda place: parts[place[0]].length(place[1])) if trainer.bucket_by_length else None,
         )
-        return BatchLoader(parts, sampler, self.adapted.model, self.config.trainer.accumulate_grad_batches)
+        return BatchLoader(parts, sampler, self.adapted.model, trainer.accumulate_grad_batches)
+
+    def _tempered(self, stage: Stage) -> Stage:
+        """Give a stage the shares that depend on its tasks' sizes, as they are before methods shape its data."""
+        if stage.temperature is None:
+            return stage
+        own = [self._encoded(component, self.adapted.model) for component in self._own(stage)]
+        parts = tempered(stage, sampled(self.config.trainer, stage, own, stage.shares.values()))
+        return replace(stage, shares={part.task: part.share for part in parts})
+
+    def _own(self, stage: Stage) -> Mixture:
+        return tuple(
+            Component(task, self._rows(task, "train"), share) for task, share in stage.shares.items()
+        )
 
     def _mixture(self, stage: Stage, context: Context) -> Mixture:
         earlier = self.config.stages[: stage.index - 1]
         seen = {task: self._rows(task, "train") for done in earlier for task in done.tasks}
-        mixture: Mixture = tuple(
-            Component(task, self._rows(task, "train"), share) for task, share in stage.shares.items()
-        )
+        mixture = self._own(stage)
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "data", stage.index))
         for method in self.config.methods.values():
             mixture = method.training_data(stage, mixture, seen, replace(context, generator=generator))
@@ -358,7 +386,8 @@ class TrialRun:
 
         member.unlogged += finite_losses(member)
         training = Training(
-            member.tokens,
+            dict(member.rows),
+            dict(member.tokens),
             member.seconds,
             optimizer_state(optimizer, member),
             member.unlogged,
@@ -376,9 +405,11 @@ class TrialRun:
         for method in self.config.methods.values():
             method.end_stage(member.context.stage, member.now())
         self.costs.steps += member.step
-        self.costs.tokens += member.tokens
+        self.costs.tokens += member.tokens.total()
         self.costs.training_seconds += member.seconds
-        self.costs.realised[f"stage {member.context.stage.index}"] = member.loader.sampler.realised()
+        stage = f"stage {member.context.stage.index}"
+        self.costs.realised[stage] = _shares(member, member.rows)
+        self.costs.realised_tokens[stage] = _shares(member, member.tokens)
 
     def scored(self, scores: Sequence[Score]) -> None:
         """Take scores in; what is in the file is always whole."""
@@ -446,6 +477,7 @@ class TrialRun:
             "identities": dict(self.config.identities),
             "trainable": parameters_by_module(trainable),
             "realised_mixture": self.costs.realised,
+            "realised_tokens": self.costs.realised_tokens,
             "kept_bytes": {name: kept_bytes(each) for name, each in self.config.methods.items()},
             "resting_bytes": resting_bytes(self.adapted, self.branch),
             "cohort": list(self.cohort),

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.batches import EncodedPart, mean_length, stage_batches
 from myosotis.checkpoint import START, Position
+from myosotis.curriculum import Part, mean_draws, tempered
 from myosotis.evaluation import Runtime, choose_runtime
-from myosotis.interfaces import Model, Stage
+from myosotis.interfaces import Model, Share, Stage
 from myosotis.ledger import content_hash
 from myosotis.measure import STATES
 from myosotis.resolve import TrialConfig
@@ -62,30 +63,27 @@ class Workload:
         trainer = config.trainer
         lengths = [trainer.max_steps, trainer.max_epochs, trainer.max_tokens]
         sizes = [trainer.batch_size, trainer.accumulate_grad_batches]
-        shares = {config.identities[task]: asdict(share) for task, share in stage.shares.items()}
-        key = content_hash([config.identities["model"], shares, lengths, sizes])
+        shares = {config.identities[task]: share for task, share in stage.shares.items()}
+        alike = asdict(replace(stage, index=0, shares=shares))
+        key = content_hash([config.identities["model"], alike, lengths, sizes])
         if key not in self._stages:
             self._stages[key] = self._count(config, stage)
         return self._stages[key]
 
     def _count(self, config: TrialConfig, stage: Stage) -> tuple[int, int]:
         trainer = config.trainer
-        parts = [self._part(config, task) for task in stage.shares]
-        batches = stage_batches(trainer, parts, stage.tasks, DEFAULT_STEPS)
-        shares = [(share.start + share.end) / 2 for share in stage.shares.values()]
-        lengths = [self._mean(config.identities[part.task.name], part) for part in parts]
-        mean = sum(share * length for share, length in zip(shares, lengths, strict=True)) / sum(shares)
+        parts = tempered(stage, [self._part(config, task, share) for task, share in stage.shares.items()])
+        batches = stage_batches(trainer, stage, parts, DEFAULT_STEPS)
+        mean = float(mean_draws(parts, stage.by) @ [part.length for part in parts])
         return batches // trainer.accumulate_grad_batches, round(batches * trainer.batch_size * mean)
 
-    def _part(self, config: TrialConfig, name: str) -> EncodedPart:
+    def _part(self, config: TrialConfig, name: str, share: Share) -> Part:
         task, identity, model = config.tasks[name], config.identities[name], config.identities["model"]
         base = self.workspace.base(config, runtime_of(config))
-        return EncodedPart(task, self.workspace.examples(task, identity, "train", base, model))
-
-    def _mean(self, identity: str, part: EncodedPart) -> float:
+        examples = self.workspace.examples(task, identity, "train", base, model)
         if identity not in self._means:
-            self._means[identity] = mean_length([part])
-        return self._means[identity]
+            self._means[identity] = mean_length([EncodedPart(task, examples)])
+        return Part(name, len(examples), share, self._means[identity])
 
 
 def _done(stage: Stage, steps: int, at: Position) -> int | None:

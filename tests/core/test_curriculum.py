@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from myosotis.curriculum import CurriculumConfig, MixtureSampler, Part, build_stages, mix_shares, ordered
+from myosotis.batches import stage_batches
+from myosotis.config import TrainerConfig
+from myosotis.curriculum import (
+    CurriculumConfig,
+    MixtureSampler,
+    Part,
+    build_stages,
+    draws,
+    mix_shares,
+    ordered,
+    tempered,
+)
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Share
+from myosotis.interfaces import Share, Stage, StoppingStrategy
 
 TASKS = ("a", "b", "c")
 
@@ -148,6 +160,18 @@ def test_rounding_of_shares_is_forgiven() -> None:
         ({"name": "progressive", "end": 1.1}, "curriculum.end must be between 0 and 1"),
         ({"name": "progressive", "ramp": "cosin"}, "curriculum.ramp: .* Did you mean cosine"),
         ({"name": "progressive", "ramp": "step", "plateaus": 1}, "curriculum.plateaus must be at least 2"),
+        ({"name": "joint", "by": "token"}, "curriculum.by: .* Did you mean tokens"),
+        ({"name": "joint", "stopping_strategy": "first"}, "curriculum.stopping_strategy: .* first_exhausted"),
+        ({"name": "joint", "temperature": 0}, "curriculum.temperature must be greater than 0, but got 0"),
+        ({"name": "joint", "temperature": float("nan")}, "temperature must be greater than 0, but got nan"),
+        (
+            {"name": "joint", "temperature": 2, "mix": {"a": 0.5}},
+            r"curriculum.temperature gives all shares of a joint stage, but mix.\* gives some; leave one",
+        ),
+        (
+            {"name": "progressive", "temperature": 2},
+            "curriculum.temperature gives all shares of a joint stage, but curriculum=progressive",
+        ),
         ({"name": "sequential", "tasks": ()}, "must have a task to train on"),
         ({"name": "stages", "stages": None}, "must be a list with one mapping a stage"),
         ({"name": "stages", "stages": "a"}, "must be a list with one mapping a stage"),
@@ -181,11 +205,117 @@ def test_realised_shares_are_within_one_row_at_every_moment(count: int, evenness
         assert drawn.sum() == 240
 
 
-def test_realised_is_what_was_drawn() -> None:
+def test_shares_of_tokens_draw_short_rows_more_often() -> None:
+    lengths = {"a": 30.0, "b": 10.0, "c": 5.0}
+    shares = {"a": 0.5, "b": 0.25, "c": 0.25}
+    parts = [Part(task, 9, Share(shares[task], shares[task]), lengths[task]) for task in TASKS]
+    drawn = Counter(
+        TASKS[part] for batch in MixtureSampler(parts, 10, 110, 3, by="tokens") for part, _ in batch
+    )
+    # Rows are as share / length: as 1/60, 1/40 and 1/20.
+    assert drawn == {"a": 200, "b": 300, "c": 600}
+    tokens = {task: drawn[task] * lengths[task] for task in TASKS}
+    assert {task: each / sum(tokens.values()) for task, each in tokens.items()} == shares
+
+
+@pytest.mark.parametrize("by", ["rows", "tokens"])
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [
+        (1, (16 / 21, 4 / 21, 1 / 21)),
+        (2, (4 / 7, 2 / 7, 1 / 7)),
+        (1 / 2, (256 / 273, 16 / 273, 1 / 273)),
+        (math.inf, (1 / 3, 1 / 3, 1 / 3)),
+        (1e-3, (1, 0, 0)),
+    ],
+)
+def test_shares_by_temperature(by: Any, temperature: float, expected: Sequence[float]) -> None:
+    [stage] = build_stages(CurriculumConfig("joint", by=by, temperature=temperature), {}, TASKS, 0)
+    sizes, lengths = ((4, 1, 8), (8.0, 8.0, 0.25)) if by == "tokens" else ((64, 16, 4), (1.0, 9.0, 5.0))
+    parts = [
+        Part(task, size, stage.shares[task], length)
+        for task, size, length in zip(TASKS, sizes, lengths, strict=True)
+    ]
+    found = tempered(stage, parts)
+    assert [part.share.start for part in found] == pytest.approx(expected)
+    assert all(part.share.start == part.share.end for part in found)
+
+
+def test_in_proportion_to_tokens_is_in_proportion_to_rows() -> None:
+    stage = Stage(1, {}, by="tokens", temperature=1)
+    parts = tempered(stage, [Part("a", 30, Share(0, 0), 7.5), Part("b", 10, Share(0, 0), 2.0)])
+    assert draws(parts, "tokens", 0.5) == pytest.approx([0.75, 0.25])
+
+
+def test_without_a_temperature_shares_stay_as_they_are() -> None:
+    [stage] = build_stages(CurriculumConfig("joint"), {"b": 0.9}, TASKS, 0)
+    parts = [Part(task, 5, stage.shares[task]) for task in TASKS]
+    assert tempered(stage, parts) is parts
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("shares", [(0.5, 0.3, 0.2), (0.2, 0.3, 0.5)])
+@pytest.mark.parametrize("size", [1, 7, 8])
+def test_a_stage_ends_with_the_passes_of_its_tasks(size: int, shares: Sequence[float], epochs: int) -> None:
+    sizes = (40, 90, 25)
+    parts = [
+        Part(task, count, Share(share, share))
+        for task, count, share in zip(TASKS, sizes, shares, strict=True)
+    ]
+    trainer = TrainerConfig(max_epochs=epochs, batch_size=size)
+
+    def length(strategy: Any) -> int:
+        stage = Stage(1, {part.task: part.share for part in parts}, stopping_strategy=strategy)
+        return stage_batches(trainer, stage, parts, default=1)
+
+    def exhausted(batches: int) -> list[bool]:
+        drawn = Counter(part for batch in MixtureSampler(parts, size, batches, seed=0) for part, _ in batch)
+        return [drawn[part] >= epochs * count for part, count in enumerate(sizes)]
+
+    first, every = length("first_exhausted"), length("all_exhausted")
+    assert any(exhausted(first))
+    assert not any(exhausted(first - 1 - 1 // size))  # a draw comes at most a row early
+    assert all(exhausted(every))
+    assert not all(exhausted(every - 1 - 1 // size))
+    assert length("total") == -(-epochs * sum(sizes) // size)
+
+
+def test_passes_along_a_ramp() -> None:
+    shares = {"a": Share(1, 0), "b": Share(0, 1)}
+    parts = [Part("a", 100, shares["a"]), Part("b", 300, shares["b"])]
+    trainer = TrainerConfig(max_epochs=1, batch_size=10)
+    ends = [
+        stage_batches(trainer, Stage(1, shares, stopping_strategy=strategy), parts, default=1)
+        for strategy in get_args(StoppingStrategy)
+    ]
+    assert ends == [40, 20, 60]  # half of all rows are of each
+
+
+def test_a_task_that_is_not_drawn_ends_no_stage() -> None:
+    shares = {"a": Share(1, 1), "b": Share(0, 0)}
+    parts = [Part("a", 100, shares["a"]), Part("b", 300, shares["b"])]
+    stage = Stage(1, shares, stopping_strategy="all_exhausted")
+    assert stage_batches(TrainerConfig(max_epochs=2, batch_size=10), stage, parts, default=1) == 20
+
+
+def test_rows_of_a_method_end_no_stage() -> None:
+    stage = Stage(1, {"a": Share(1, 1)}, stopping_strategy="first_exhausted")
+    parts = [Part("a", 80, Share(0.8, 0.8)), Part("kept", 2, Share(0.2, 0.2))]
+    assert stage_batches(TrainerConfig(max_epochs=1, batch_size=10), stage, parts, default=1) == 10
+
+
+@pytest.mark.parametrize(("by", "batches"), [("rows", 20), ("tokens", 50)])
+def test_tokens_of_a_stage_are_those_of_its_draws(by: Any, batches: int) -> None:
+    # By rows, a batch of 10 has 5 · 90 + 5 · 10 tokens; by tokens, 1 · 90 + 9 · 10 (shares of one half).
+    parts = [Part("a", 1000, Share(0.5, 0.5), 90.0), Part("b", 10, Share(0.5, 0.5), 10.0)]
+    stage = Stage(1, {"a": Share(0.5, 0.5), "b": Share(0.5, 0.5)}, by=by)
+    trainer = TrainerConfig(max_tokens=10_000 if by == "rows" else 9_000, batch_size=10)
+    assert stage_batches(trainer, stage, parts, default=1) == batches
+
+
+def test_shares_are_what_is_drawn() -> None:
     mixture = sampler([(0.75, 0.75), (0.25, 0.25)], [5, 5], batches=100)
-    counts = Counter(part for batch in mixture for part, _ in batch)
-    assert mixture.realised() == {"a": counts[0] / 800, "b": counts[1] / 800}
-    assert mixture.realised() == {"a": 0.75, "b": 0.25}
+    assert Counter(part for batch in mixture for part, _ in batch) == {0: 600, 1: 200}
 
 
 def test_ramp_goes_from_start_to_end() -> None:
