@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from myosotis.buckets import in_turn
-from myosotis.curriculum import TOLERANCE, MixtureSampler, Part, mean_draws
+from myosotis.curriculum import TOLERANCE, MixtureSampler, Part, drawn_length, mean_draws
 from myosotis.interfaces import (
     Batch,
     Example,
@@ -216,8 +216,7 @@ def stage_batches(trainer: TrainerConfig, stage: Stage, parts: Sequence[Part], d
     if trainer.max_epochs is not None:
         limits.append(_batches_of_epochs(trainer.max_epochs, trainer.batch_size, stage, parts))
     if trainer.max_tokens is not None:
-        length = mean_draws(parts, stage.by) @ [part.length for part in parts]
-        limits.append(_whole(trainer.max_tokens / (length * trainer.batch_size)))
+        limits.append(_whole(trainer.max_tokens / (drawn_length(parts, stage.by) * trainer.batch_size)))
     batches = min(limits) if limits else default * trainer.accumulate_grad_batches
     steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
     return steps * trainer.accumulate_grad_batches

@@ -247,7 +247,14 @@ def draws(parts: Sequence[Part], by: By, progress: float) -> np.ndarray:
 
 def mean_draws(parts: Sequence[Part], by: By) -> np.ndarray:
     """Give each part's share of the rows that are drawn in a whole stage."""
-    return np.mean([draws(parts, by, progress) for progress in (np.arange(100) + 0.5) / 100], axis=0)
+    return np.asarray(
+        np.mean([draws(parts, by, progress) for progress in (np.arange(100) + 0.5) / 100], axis=0)
+    )
+
+
+def drawn_length(parts: Sequence[Part], by: By) -> float:
+    """Give the tokens of the rows that are drawn in a whole stage, on average."""
+    return float(mean_draws(parts, by) @ [part.length for part in parts])
 
 
 def most_urgent(credit: np.ndarray, shares: np.ndarray) -> int:

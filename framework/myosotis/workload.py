@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.batches import EncodedPart, mean_length, stage_batches
 from myosotis.checkpoint import START, Position
-from myosotis.curriculum import Part, mean_draws, tempered
+from myosotis.curriculum import Part, drawn_length, tempered
 from myosotis.evaluation import Runtime, choose_runtime
 from myosotis.interfaces import Model, Share, Stage
 from myosotis.ledger import content_hash
@@ -74,8 +74,8 @@ class Workload:
         trainer = config.trainer
         parts = tempered(stage, [self._part(config, task, share) for task, share in stage.shares.items()])
         batches = stage_batches(trainer, stage, parts, DEFAULT_STEPS)
-        mean = float(mean_draws(parts, stage.by) @ [part.length for part in parts])
-        return batches // trainer.accumulate_grad_batches, round(batches * trainer.batch_size * mean)
+        tokens = batches * trainer.batch_size * drawn_length(parts, stage.by)
+        return batches // trainer.accumulate_grad_batches, round(tokens)
 
     def _part(self, config: TrialConfig, name: str, share: Share) -> Part:
         task, identity, model = config.tasks[name], config.identities[name], config.identities["model"]

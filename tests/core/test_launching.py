@@ -30,6 +30,10 @@ from tests.core.commands import resolved, run_at, toy
         ["trainer.max_steps=null", "trainer.max_tokens=77", "trainer.accumulate_grad_batches=2"],
         ["trainer.max_steps=20", "trainer.max_epochs=1", "trainer.max_tokens=1000"],
         ["curriculum=joint", "trainer.max_steps=null", "trainer.max_epochs=2"],
+        [
+            *("curriculum=joint", "curriculum.temperature=2", "curriculum.stopping_strategy=all_exhausted"),
+            *("dataset.up.rows=16", "trainer.max_steps=null", "trainer.max_epochs=2"),
+        ],
     ],
 )
 def test_most_steps_are_the_steps_where_an_example_is_one_row_of_one_token(

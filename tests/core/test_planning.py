@@ -183,6 +183,10 @@ def test_what_was_measured_for_a_plan_is_remembered() -> None:
         ["trainer.max_steps=null"],
         ["curriculum=joint", "mix.up=0.7"],
         ["curriculum=progressive"],
+        [
+            *("curriculum=joint", "curriculum.temperature=2", "curriculum.stopping_strategy=first_exhausted"),
+            *("dataset.up.rows=16", "trainer.max_steps=null", "trainer.max_epochs=3"),
+        ],
     ],
 )
 def test_tokens_are_those_that_a_run_counts(overrides: Sequence[str], tmp_path: Path) -> None:
