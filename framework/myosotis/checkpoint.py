@@ -38,10 +38,12 @@ class Costs:
     Attributes:
         realised: the share of each stage's rows that each task had.
         realised_tokens: the same of its tokens.
+        evaluation_seconds: without the base's row, which trials share.
     """
 
     seconds: float = 0.0
     training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     tokens: int = 0
     steps: int = 0
     realised: dict[str, dict[str, float]] = field(default_factory=dict)

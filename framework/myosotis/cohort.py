@@ -390,6 +390,7 @@ class Cohort:
             stage: the stage's index.
             steps: each trial's optimizer steps in the stage; 0 where it did not train.
         """
+        since = time.perf_counter()
         scores: dict[str, list[Score]] = {run.config.id: [] for run in runs}
         for task in runs[0].config.tasks if runs else ():
             examples = self._examples(task, self._alive(runs), stage, steps)
@@ -401,6 +402,7 @@ class Cohort:
                 scores[run.config.id] += own
         for run in self._alive(runs):
             run.scored(scores[run.config.id])
+            run.costs.evaluation_seconds += (time.perf_counter() - since) / len(runs)
 
     def _examples(
         self, task: str, runs: Sequence[TrialRun], stage: int, steps: Mapping[str, int]

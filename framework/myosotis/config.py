@@ -127,14 +127,14 @@ class EvaluationConfig:
 
     Attributes:
         every: steps between two evaluations within a stage; 0 evaluates at stage ends only.
-        limit: examples a task, the first ones; None takes all.
+        limit: examples a task, the first ones; `auto` takes 200, or fewer that have 8,192 tokens; None takes all.
         batch_size: examples a batch; changes no score.
         split: the split that is scored.
         resamples: bootstrap resamples behind every interval.
     """
 
     every: int = 0
-    limit: int | None = 64
+    limit: int | str | None = "auto"
     batch_size: int = 16
     split: str = "test"
     resamples: int = 1000

@@ -382,7 +382,9 @@ def checked_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
     """Refuse an unknown split and sizes that cannot be."""
     _one_of("evaluation.split", evaluation.split, SPLITS)
     _at_least("evaluation.every", evaluation.every, 0)
-    _at_least("evaluation.limit", evaluation.limit, 1)
+    limit = evaluation.limit
+    if limit not in (None, "auto") and not (isinstance(limit, int) and limit >= 1):
+        raise ConfigurationError(f"evaluation.limit must be auto, null or at least 1, but got {limit}")
     _at_least("evaluation.batch_size", evaluation.batch_size, 1)
     _at_least("evaluation.resamples", evaluation.resamples, 100)
     return evaluation

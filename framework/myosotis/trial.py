@@ -49,7 +49,7 @@ from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
 from myosotis.storage import stored
 from myosotis.tracking import Tracker, open_logger
-from myosotis.workspace import Workspace, encode, limited
+from myosotis.workspace import Workspace, encode, evaluated_count, limited
 
 if TYPE_CHECKING:
     from myosotis.training import Member
@@ -446,7 +446,8 @@ class TrialRun:
             return self.workspace.evaluated(
                 task, identity, model, identities["model"], self.config.evaluation
             )
-        return limited(encode(task, rows, model, split), self.config.evaluation.limit)
+        examples = encode(task, rows, model, split)
+        return limited(examples, evaluated_count(task.objective, examples, self.config.evaluation.limit))
 
     def compared_base(self, task: Task) -> nn.Module | None:
         """Give the untouched base where a metric of the task looks at it, else None.
@@ -484,6 +485,7 @@ class TrialRun:
             "cost": {
                 "seconds": self.costs.seconds,
                 "training_seconds": self.costs.training_seconds,
+                "evaluation_seconds": self.costs.evaluation_seconds,
                 "steps": self.costs.steps,
                 "tokens": self.costs.tokens,
                 "peak_memory_bytes": result["peak_memory_bytes"],

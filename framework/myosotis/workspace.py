@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ from typing import cast
 from myosotis.config import EvaluationConfig
 from myosotis.errors import DataError, StorageError
 from myosotis.evaluation import Runtime, predict, score
-from myosotis.interfaces import Example, Model, Rows, Split, Task
+from myosotis.interfaces import Example, Model, Objective, Rows, Split, Task
 from myosotis.ledger import Score, content_hash, read_json, score_from, write_json
 from myosotis.locks import Lock
 from myosotis.plugins import Registry
@@ -19,6 +20,11 @@ from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, restore_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
+
+AUTO_EXAMPLES, AUTO_TOKENS = 200, 8_192
+"""What `evaluation.limit=auto` takes of a task: the first that is reached."""
+FIRST_ROWS = 64
+"""Rows that are encoded at first to find so many."""
 
 
 @dataclass
@@ -178,16 +184,25 @@ def first_examples(task: Task, rows: Rows, model: Model, evaluation: EvaluationC
     """
     limit, split = evaluation.limit, evaluation.split
     if limit is not None and task.objective.in_order:
-        count = limit
+        count = limit if isinstance(limit, int) else FIRST_ROWS
         while count < len(rows):
             examples = task.objective.encode([rows[index] for index in range(count)], model)
-            if len(examples) > limit:
-                return limited(examples, limit)
+            if (taken := evaluated_count(task.objective, examples, limit)) < len(examples):
+                return limited(examples, taken)
             count *= 4
-    return limited(encode(task, rows, model, split), limit)
+    examples = encode(task, rows, model, split)
+    return limited(examples, evaluated_count(task.objective, examples, limit))
 
 
-def limited(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
+def evaluated_count(objective: Objective, examples: Sequence[Example], limit: int | str | None) -> int:
+    """Count the first examples that a limit takes: `auto` is so many, or as many as it takes to have the tokens."""
+    if limit is None or isinstance(limit, int):
+        return len(examples) if limit is None else min(limit, len(examples))
+    most = min(AUTO_EXAMPLES, len(examples))
+    tokens = itertools.accumulate(objective.tokens(examples[index]) for index in range(most))
+    return next((count for count, total in enumerate(tokens, 1) if total >= AUTO_TOKENS), most)
+
+
+def limited(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """Give the first examples."""
-    count = len(examples) if limit is None else min(limit, len(examples))
-    return [examples[index] for index in range(count)]
+    return [examples[index] for index in range(min(count, len(examples)))]

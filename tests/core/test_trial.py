@@ -127,6 +127,8 @@ def test_manifest(study: StudyRecord) -> None:
     manifest = read_json(run_folder(study, arm="still", seed=0) / "manifest.json")
     assert manifest["trainable"] == {"3": 34}
     assert manifest["realised_mixture"] == {"stage 1": {"right": 1.0}, "stage 2": {"up": 1.0}}
+    cost = manifest["cost"]
+    assert 0 < cost["evaluation_seconds"] < cost["seconds"] - cost["training_seconds"]
     assert manifest["hardware"]["threads"] == torch.get_num_threads()
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["plugins"]["method.still"]["class"] == "tests.toy.Still"
