@@ -14,7 +14,7 @@ from myosotis.resolve import TrialConfig
 from myosotis.stacking import Branch, obstacle
 from myosotis.tracking import check_logger
 from myosotis.trial import start_context
-from myosotis.workspace import Workspace
+from myosotis.workspace import Workspace, encoded, place_of
 
 
 @dataclass
@@ -43,6 +43,8 @@ class TrialCheck:
         )
         if key not in self._obstacles:
             self._obstacles[key] = self._adapt(config)
+        if config.evaluation.shots and self._new(f"shots {key} {config.evaluation} {config.identities}"):
+            self._check_shots(config)
         if self._new(f"logger {config.logger}"):
             check_logger(config.logger)
         if config.trains and self._new(f"trainer {config.trainer}"):
@@ -57,12 +59,20 @@ class TrialCheck:
     def _check_data(self, config: TrialConfig) -> None:
         for task in config.tasks.values():
             identity = config.identities[task.name]
-            with located(f"{'dataset' if task.role == 'task' else task.role}.{task.name}"):
+            with located(place_of(task)):
                 self.workspace.rows(task, identity, config.evaluation.split)
                 if any(task.name in stage.tasks for stage in config.stages):
                     self.workspace.rows(task, identity, "train")
                     if config.trainer.early_stopping.patience is not None:
                         self.workspace.rows(task, identity, config.trainer.early_stopping.split)
+
+    def _check_shots(self, config: TrialConfig) -> None:
+        for task in config.tasks.values():
+            identity = config.identities[task.name]
+            with located(place_of(task)):
+                rows = self.workspace.rows(task, identity, config.evaluation.split)
+                shots = self.workspace.shots(task, identity, config.evaluation)
+                encoded(task.objective, [rows[0]], self._outline(config), shots)
 
     def _adapt(self, config: TrialConfig) -> str | None:
         outline = self._outline(config)

@@ -131,6 +131,7 @@ class EvaluationConfig:
         batch_size: examples a batch; changes no score.
         split: the split that is scored.
         resamples: bootstrap resamples behind every interval.
+        shots: training rows of a task that each of its prompts shows as examples, the same for every row and trial.
     """
 
     every: int = 0
@@ -138,6 +139,7 @@ class EvaluationConfig:
     batch_size: int = 16
     split: str = "test"
     resamples: int = 1000
+    shots: int = 0
 
 
 @dataclass

@@ -15,7 +15,7 @@ from myosotis.plugins import load_registry
 from myosotis.points import expand
 from myosotis.resolve import SPLITS, Resolver, TrialConfig
 from myosotis.storage import stored
-from myosotis.workspace import Workspace, limited
+from myosotis.workspace import Workspace, limited, place_of
 
 VISIBLE = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
 TRAINED, SHOWN = "trained on", "shown"
@@ -73,7 +73,7 @@ def shown_rows(overrides: Sequence[str], split: str, count: int) -> Iterator[Sho
         raise ConfigurationError(f"--split must be one of {', '.join(SPLITS)}, but got {split}")
     loaded = _Loaded.of(overrides)
     for task in loaded.config.tasks.values():
-        with located(_place(task)):
+        with located(place_of(task)):
             rows = loaded.rows(task, split if task.role == "task" else "test")
             first = [rows[index] for index in range(min(len(rows), 10 * count))]
             for number, example in enumerate(limited(task.objective.encode(first, loaded.model), count), 1):
@@ -92,15 +92,11 @@ def checked_splits(overrides: Sequence[str]) -> list[CheckedSplit]:
     for task in loaded.config.tasks.values():
         scored = loaded.config.evaluation.split
         splits = ["train", scored] if task.role == "task" and scored != "train" else [scored]
-        with located(_place(task)):
+        with located(place_of(task)):
             for split in splits:
                 trains = task.role == "task" and split == "train"
                 found.append(checked_split(task, split, loaded.rows(task, split), trains, loaded.model))
     return found
-
-
-def _place(task: Task) -> str:
-    return f"{'dataset' if task.role == 'task' else task.role}.{task.name}"
 
 
 def summary(split: CheckedSplit | None) -> tuple[str, ...]:

@@ -181,6 +181,20 @@ class Objective(Plugin):
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
         """Turn rows into examples; how many come out is the objective's choice (packing)."""
 
+    def encode_with_shots(self, rows: Rows, shots: Sequence[Row], model: Model) -> Sequence[Example]:
+        """Turn rows into examples that show other rows, with their answers, before what is asked.
+
+        The shots are the same for all rows and in their order, and are not scored.
+
+        Raises:
+            ConfigurationError: a row has no prompt that could show others.
+            DataError: a row does not fit into the model with them.
+        """
+        raise ConfigurationError(
+            f"evaluation.shots must be 0 where an objective has no prompt, such as {type(self).__name__}, but got "
+            f"{len(shots)}; leave the task out, or set evaluation.shots=0"
+        )
+
     @abstractmethod
     def tokens(self, example: Example) -> int:
         """Count an example's tokens (1 where there are none): what costs and budgets count."""

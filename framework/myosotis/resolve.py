@@ -387,4 +387,10 @@ def checked_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
         raise ConfigurationError(f"evaluation.limit must be auto, null or at least 1, but got {limit}")
     _at_least("evaluation.batch_size", evaluation.batch_size, 1)
     _at_least("evaluation.resamples", evaluation.resamples, 100)
+    _at_least("evaluation.shots", evaluation.shots, 0)
+    if evaluation.shots and evaluation.split == "train":
+        raise ConfigurationError(
+            "evaluation.split must not be train where evaluation.shots shows training rows, which would be their "
+            "own examples; score another split, or set evaluation.shots=0"
+        )
     return evaluation

@@ -337,7 +337,8 @@ class TrialRun:
         return sum(losses) / len(losses)
 
     def _held_out_loss_on(self, name: str, member: Member) -> float:
-        evaluation = replace(self.config.evaluation, split=self.config.trainer.early_stopping.split)
+        split = self.config.trainer.early_stopping.split
+        evaluation = replace(self.config.evaluation, split=split, shots=0)  # as training has none
         task, identities = self.config.tasks[name], self.config.identities
         examples = self.workspace.evaluated(
             task, identities[name], self.adapted.model, identities["model"], evaluation
@@ -435,19 +436,22 @@ class TrialRun:
         """Give what a task is evaluated on, after the methods have made ready for it."""
         for method in self.config.methods.values():
             method.before_evaluation(task, context)
-        split, identities = self.config.evaluation.split, self.config.identities
-        plain = self._rows(task.name, split)
-        rows = plain
+        evaluation, identities = self.config.evaluation, self.config.identities
+        plain = self._rows(task.name, evaluation.split)
+        rows = self._rewritten(task, plain, context)
+        model, identity = self.adapted.model, identities[task.name]
+        if rows is plain:
+            return self.workspace.evaluated(task, identity, model, identities["model"], evaluation)
+        drawn = self.workspace.shots(task, identity, evaluation)
+        rewritten = self._rewritten(task, drawn, context) if drawn else drawn
+        shots = [rewritten[index] for index in range(len(rewritten))]
+        examples = encode(task, rows, model, evaluation.split, shots)
+        return limited(examples, evaluated_count(task.objective, examples, evaluation.limit))
+
+    def _rewritten(self, task: Task, rows: Rows, context: Context) -> Rows:
         for method in self.config.methods.values():
             rows = method.evaluation_data(task, rows, context)
-        model = self.adapted.model
-        if rows is plain:
-            identity = identities[task.name]
-            return self.workspace.evaluated(
-                task, identity, model, identities["model"], self.config.evaluation
-            )
-        examples = encode(task, rows, model, split)
-        return limited(examples, evaluated_count(task.objective, examples, self.config.evaluation.limit))
+        return rows
 
     def compared_base(self, task: Task) -> nn.Module | None:
         """Give the untouched base where a metric of the task looks at it, else None.

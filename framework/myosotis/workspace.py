@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from myosotis.config import EvaluationConfig
-from myosotis.errors import DataError, StorageError
+from myosotis.errors import ConfigurationError, DataError, StorageError
 from myosotis.evaluation import Runtime, predict, score
-from myosotis.interfaces import Example, Model, Objective, Rows, Split, Task
+from myosotis.interfaces import Example, Model, Objective, Row, Rows, Split, Task
 from myosotis.ledger import Score, content_hash, read_json, score_from, write_json
 from myosotis.locks import Lock
 from myosotis.plugins import Registry
@@ -82,7 +84,8 @@ class Workspace:
                 state = "has none" if rows is None else "is empty"
                 raise DataError(
                     f"{task.role} {task.name} must have a {split} split, but it {state}; give it one, or "
-                    "name another in evaluation.split, or for early stopping in trainer.early_stopping.split"
+                    "name another in evaluation.split, or for early stopping in trainer.early_stopping.split; "
+                    "evaluation.shots takes its examples from train"
                 )
             self._rows[key] = rows
         return self._rows[key]
@@ -105,11 +108,31 @@ class Workspace:
         evaluation: EvaluationConfig,
     ) -> Sequence[Example]:
         """Give the examples that a task is scored on; the same ones for every trial."""
-        key = (identity, evaluation.split, model_identity, str(evaluation.limit))
+        key = (identity, evaluation.split, model_identity, str(evaluation.limit), str(evaluation.shots))
         if key not in self._evaluated:
             rows = self.rows(task, identity, evaluation.split)
-            self._evaluated[key] = first_examples(task, rows, model, evaluation)
+            shots = self.shots(task, identity, evaluation)
+            self._evaluated[key] = first_examples(task, rows, model, evaluation, shots)
         return self._evaluated[key]
+
+    def shots(self, task: Task, identity: str, evaluation: EvaluationConfig) -> list[Row]:
+        """Draw the training rows that a task's prompts show; the same ones for every trial.
+
+        Those of fewer shots are the first of those of more.
+
+        Raises:
+            ConfigurationError: there are not so many.
+        """
+        if evaluation.shots == 0:
+            return []
+        rows = self.rows(task, identity, "train")
+        if evaluation.shots > len(rows):
+            raise ConfigurationError(
+                f"evaluation.shots must be at most the {len(rows)} training rows of {task.name}, but got "
+                f"{evaluation.shots}"
+            )
+        order = np.random.default_rng(derive_seed("shots")).permutation(len(rows))
+        return [rows[index] for index in order[: evaluation.shots].tolist()]
 
     def base_path(
         self, identity: str, model_identity: str, evaluation: EvaluationConfig, runtime: Runtime
@@ -151,6 +174,11 @@ class Workspace:
             return scores
 
 
+def place_of(task: Task) -> str:
+    """Say where a task stands in the configuration."""
+    return f"{'dataset' if task.role == 'task' else task.role}.{task.name}"
+
+
 def _base_row(path: Path) -> list[Score] | None:
     """Read a row of the base; None where it is to be measured."""
     if not path.is_file():
@@ -161,13 +189,13 @@ def _base_row(path: Path) -> list[Score] | None:
         return None
 
 
-def encode(task: Task, rows: Rows, model: Model, split: str) -> Sequence[Example]:
-    """Encode rows for a model.
+def encode(task: Task, rows: Rows, model: Model, split: str, shots: Sequence[Row] = ()) -> Sequence[Example]:
+    """Encode rows for a model, with the shots in their prompts where there are some.
 
     Raises:
         DataError: nothing comes out.
     """
-    examples = task.objective.encode(rows, model)
+    examples = encoded(task.objective, rows, model, shots)
     if len(examples) == 0:
         raise DataError(
             f"{task.role} {task.name}: its {len(rows)} {split} rows are too short to give one example; "
@@ -176,7 +204,14 @@ def encode(task: Task, rows: Rows, model: Model, split: str) -> Sequence[Example
     return examples
 
 
-def first_examples(task: Task, rows: Rows, model: Model, evaluation: EvaluationConfig) -> Sequence[Example]:
+def encoded(objective: Objective, rows: Rows, model: Model, shots: Sequence[Row] = ()) -> Sequence[Example]:
+    """Encode rows, with the shots in their prompts where there are some."""
+    return objective.encode_with_shots(rows, shots, model) if shots else objective.encode(rows, model)
+
+
+def first_examples(
+    task: Task, rows: Rows, model: Model, evaluation: EvaluationConfig, shots: Sequence[Row] = ()
+) -> Sequence[Example]:
     """Encode the rows that a task is evaluated on, no more of them than that takes.
 
     Raises:
@@ -186,11 +221,11 @@ def first_examples(task: Task, rows: Rows, model: Model, evaluation: EvaluationC
     if limit is not None and task.objective.in_order:
         count = limit if isinstance(limit, int) else FIRST_ROWS
         while count < len(rows):
-            examples = task.objective.encode([rows[index] for index in range(count)], model)
+            examples = encoded(task.objective, [rows[index] for index in range(count)], model, shots)
             if (taken := evaluated_count(task.objective, examples, limit)) < len(examples):
                 return limited(examples, taken)
             count *= 4
-    examples = encode(task, rows, model, split)
+    examples = encode(task, rows, model, split, shots)
     return limited(examples, evaluated_count(task.objective, examples, limit))
 
 

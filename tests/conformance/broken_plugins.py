@@ -19,6 +19,7 @@ from myosotis.interfaces import (
     Metric,
     Model,
     Objective,
+    Row,
     Rows,
     Split,
 )
@@ -216,6 +217,20 @@ class NoSuchColumn(toy.PointObjective):
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         return {"loss": super().predict(module, examples, model)["loss"]}
+
+
+class AlsoScored(toy.PointObjective):
+    """Shots that are examples themselves."""
+
+    def encode_with_shots(self, rows: Rows, shots: Sequence[Row], model: Model) -> Sequence[Example]:
+        return super().encode([*shots, *(rows[index] for index in range(len(rows)))], model)
+
+
+class Unshown(toy.PointObjective):
+    """Shots that are left out."""
+
+    def encode_with_shots(self, rows: Rows, shots: Sequence[Row], model: Model) -> Sequence[Example]:
+        return super().encode(rows, model)
 
 
 class Directionless(Metric):

@@ -257,6 +257,8 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (TestPointObjective, "logits_do_not_depend_on_the_batch_size", broken_plugins.Centring),
     (TestPointObjective, "predictions_are_what_the_metrics_read", broken_plugins.NoSuchMetric),
     (TestPointObjective, "predictions_are_what_the_metrics_read", broken_plugins.NoSuchColumn),
+    (TestPointObjective, "shots_come_before_every_row", broken_plugins.AlsoScored),
+    (TestPointObjective, "shots_come_before_every_row", broken_plugins.Unshown),
     (TestHits, "says_its_direction", broken_plugins.Directionless),
     (TestHits, "value_is_one_number", broken_plugins.ArrayValue),
     (TestHits, "value_is_one_number", broken_plugins.NoCount),

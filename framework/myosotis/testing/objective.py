@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from myosotis.errors import PluginError
+from myosotis.errors import ConfigurationError, PluginError
 from myosotis.evaluation import evaluating
 from myosotis.interfaces import Columns, Example, Metric, Model, Objective, Rows
 from myosotis.testing.plugin import PluginTestSuite
@@ -141,6 +141,23 @@ class ObjectiveTestSuite(PluginTestSuite[Objective]):
             except (PluginError, KeyError) as error:
                 raise AssertionError(f"metric {name} cannot score the predictions: {error}") from error
             assert np.isfinite(value), f"metric {name} of the predictions must be finite, but is {value}"
+
+    def test_shots_come_before_every_row(self) -> None:
+        """Where rows can show others, each still gives one example, longer by the same tokens for all."""
+        objective, model, rows = self.make(), self.model(), self.rows()
+        try:
+            behind = objective.encode_with_shots(rows, [rows[len(rows) - 1]], model)
+        except ConfigurationError:
+            return
+        alone = self._examples(model)
+        assert len(behind) == len(alone), (
+            f"shots must give no examples of their own, but {len(alone)} rows give {len(behind)} with them"
+        )
+        longer = {
+            objective.tokens(one) - objective.tokens(other) for one, other in zip(behind, alone, strict=True)
+        }
+        assert len(longer) == 1, f"shots must add the same tokens to every example, but add {sorted(longer)}"
+        assert min(longer) > 0, "shots must add tokens to every example, but add none"
 
     def _examples(self, model: Model) -> list[Example]:
         examples = self.make().encode(self.rows(), model)

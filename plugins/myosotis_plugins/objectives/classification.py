@@ -10,8 +10,8 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
-from myosotis_plugins.objectives import causal, label_head, label_likelihood, shown
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
+from myosotis_plugins.objectives import causal, few_shot, label_head, label_likelihood, shown
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_LABELS, Head, Shape, label_names, shape_of
 
 MYOSOTIS_API = 1
@@ -30,6 +30,9 @@ class Classification(Objective):
     Tasks that call their head the same share its outputs, those of all their labels: this is class-incremental
     learning, and domain-incremental where the labels are the same. With a name of its own, a task is told which
     labels there are, as in task-incremental learning.
+
+    With `evaluation.shots`, by likelihood, rows with their labels come before the prompt, a blank line behind each;
+    each is cut as a row is, and what does not fit into the model is refused.
 
     Args:
         labels: the labels, as words.
@@ -84,6 +87,23 @@ class Classification(Objective):
         if self._has_head(model):
             return label_head.encode(texts, places, self.labels, self.head_name, self.length, model)
         return label_likelihood.encode(texts, places, self.labels, self.template, self.length, model)
+
+    def encode_with_shots(self, rows: Rows, shots: Sequence[Row], model: Model) -> Sequence[Example]:
+        """Turn texts into tokens, behind the shots.
+
+        Raises:
+            ConfigurationError: a head chooses the label, which reads no prompt.
+            DataError: as `encode`, or a row does not fit into the model with its shots.
+        """
+        if self._has_head(model):
+            raise ConfigurationError(
+                f"evaluation.shots must be 0 where a head chooses the label, for its texts show no others, but got "
+                f"{len(shots)}; set evaluation.shots=0, or choose by=likelihood"
+            )
+        shown = [[*each["prompt"], *each["options"][each["label"]]] for each in self.encode(shots, model)]
+        examples = few_shot.behind_shots(self.encode(rows, model), shown, model)
+        few_shot.check_fit([len(each["prompt"]) + max(map(len, each["options"])) for each in examples], model)
+        return examples
 
     def tokens(self, example: Example) -> int:
         """Count the tokens of the text, or of the prompt and its label."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 from typing import Any
 
 from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, located, unknown_name
-from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
-from myosotis_plugins.objectives import causal, shown
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
+from myosotis_plugins.objectives import causal, few_shot, shown
 from myosotis_plugins.objectives.generation import continued, greedy
 from myosotis_plugins.objectives.heads import CAUSAL, Head, Shape, only
 from myosotis_plugins.objectives.turns import (
     TEMPLATES,
     Messages,
     Turn,
+    behind,
     checked_messages,
+    spoken,
     turns_by_chat_template,
 )
 
@@ -33,6 +36,9 @@ class Instruction(Objective):
 
     Rows are `{"prompt": …, "response": …}`, or conversations, `{"messages": [{"role": …, "content": …}, …]}`, with
     the roles system, user and assistant. Of those every answer is trained on, and scored.
+
+    With `evaluation.shots`, rows come before the prompt as a conversation's earlier turns, each with a blank line
+    behind it where the template is one of text. They are never cut: what does not fit into the model is refused.
 
     Args:
         length: the most tokens a row may have; the first prompt's beginning is cut to fit, a response never.
@@ -67,20 +73,41 @@ class Instruction(Objective):
         Raises:
             DataError: a row is no conversation, its responses leave no room, or the tokenizer has no chat template.
         """
+        return self._encoded(rows, (), model)
+
+    def encode_with_shots(self, rows: Rows, shots: Sequence[Row], model: Model) -> Sequence[Example]:
+        """Put each row into the template, behind the shots.
+
+        Raises:
+            DataError: as `encode`, or a row does not fit into the model with its shots.
+        """
+        examples = self._encoded(rows, [each for shot in shots for each in spoken(shot)], model)
+        few_shot.check_fit(list(map(self.tokens, examples)), model)
+        return examples
+
+    def _encoded(self, rows: Rows, shown: Messages, model: Model) -> Sequence[Example]:
         chats = []
         for index in range(len(rows)):
             with located(f"row {index + 1}"):
                 chats.append(checked_messages(rows[index]))
-        turns = self._turns(chats, model)
+        turns = self._turns([behind(shown, chat) for chat in chats], model)
         first = causal.token_ids(model, [each[0].prompt for each in turns], special=self.template != CHAT)
-        texts = [[text for turn in each for text in (turn.prompt, turn.response)][1:] for each in turns]
-        # A row's first prompt is apart: only it may begin with a special token, and be cut.
+        texts = [self._texts(each, len(shown))[1:] for each in turns]
+        # A row's first text is apart: only it may begin with a special token.
         flat = iter(causal.token_ids(model, [text for each in texts for text in each], special=False))
-        pieces = [[next(flat) for _ in each] for each in texts]
+        pieces = [[start, *(next(flat) for _ in each)] for start, each in zip(first, texts, strict=True)]
         return [
-            self._example(number, prompt, each, chat[-1]["content"], model.tokenizer)
-            for number, (prompt, each, chat) in enumerate(zip(first, pieces, chats, strict=True), 1)
+            self._example(number, each, len(shown), chat[-1]["content"], model.tokenizer)
+            for number, (each, chat) in enumerate(zip(pieces, chats, strict=True), 1)
         ]
+
+    def _texts(self, turns: Sequence[Turn], shown: int) -> list[str]:
+        """Give prompt, response, prompt …; in a template of text, a blank line ends each that is shown."""
+        texts = [text for turn in turns for text in (turn.prompt, turn.response)]
+        if self.template == CHAT:
+            return texts
+        ends = ["", few_shot.BLANK_LINE] * (shown // 2)
+        return [*map(add, texts[:shown], ends), *texts[shown:]]
 
     def _turns(self, chats: Sequence[Messages], model: Model) -> list[list[Turn]]:
         if self.template != CHAT:
@@ -93,12 +120,13 @@ class Instruction(Objective):
         return [turns_by_chat_template(model.tokenizer, chat) for chat in chats]
 
     def _example(
-        self, number: int, prompt: list[int], pieces: Sequence[list[int]], reference: str, tokenizer: Any
+        self, number: int, pieces: Sequence[list[int]], shown: int, reference: str, tokenizer: Any
     ) -> Example:
-        """Join a row's pieces: its first prompt, and the response, prompt, response … that follow."""
+        """Join a row's pieces: those shown before, its prompt, and the response, prompt, response … that follow."""
         end = getattr(tokenizer, "eos_token_id", None)
+        before, prompt = [token for piece in pieces[:shown] for token in piece], pieces[shown]
         response, labels = list[int](), list[int]()
-        for index, piece in enumerate(pieces):
+        for index, piece in enumerate(pieces[shown + 1 :]):
             answers = index % 2 == 0
             whole = [*piece, end] if answers and end is not None and end not in piece else piece
             response += whole
@@ -112,7 +140,7 @@ class Instruction(Objective):
                 f"{len(response)}; raise length, or shorten the response"
             )
         return {
-            "prompt": prompt[-room:],
+            "prompt": [*before, *prompt[-room:]],
             "response": response,
             "labels": labels,
             "last": len(response) - len(whole),

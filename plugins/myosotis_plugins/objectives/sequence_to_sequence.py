@@ -10,8 +10,8 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError
-from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
-from myosotis_plugins.objectives import causal, placed, shown
+from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
+from myosotis_plugins.objectives import causal, few_shot, placed, shown
 from myosotis_plugins.objectives.generation import continued, greedy, transduced
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head, Shape, only, shape_of
 
@@ -23,7 +23,8 @@ class SequenceToSequence(Objective):
     """Write a target for a source; rows are `{"source": …, "target": …}`. The target's end is learned too.
 
     A model with an encoder and a decoder reads the source and writes the target; a decoder writes the target after
-    the source in its template.
+    the source in its template; with `evaluation.shots`, behind rows with their targets, a blank line after each.
+    They are cut as rows are, and what does not fit into the model is refused.
 
     Args:
         length: the most tokens of a source; its end is cut to fit.
@@ -80,6 +81,27 @@ class SequenceToSequence(Objective):
                 )
             names = ("source", "target") if both else ("prompt", "response")
             examples.append({names[0]: source, names[1]: whole, "reference": row["target"]})
+        return examples
+
+    def encode_with_shots(self, rows: Rows, shots: Sequence[Row], model: Model) -> Sequence[Example]:
+        """Turn sources and targets into tokens, behind the shots.
+
+        Raises:
+            ConfigurationError: the model has an encoder, whose sources show no targets.
+            DataError: as `encode`, or a row does not fit into the model with its shots.
+        """
+        examples = self.encode(rows, model)
+        if "source" in examples[0]:
+            raise ConfigurationError(
+                f"evaluation.shots must be 0 where an encoder reads the source, which shows no targets, but got "
+                f"{len(shots)}; set evaluation.shots=0, or take a decoder"
+            )
+        shown = [
+            [*each["prompt"], *few_shot.without_end(each["response"], model)]
+            for each in self.encode(shots, model)
+        ]
+        examples = few_shot.behind_shots(examples, shown, model)
+        few_shot.check_fit(list(map(self.tokens, examples)), model)
         return examples
 
     def _sources(self, sources: Sequence[str], model: Model) -> list[list[int]]:

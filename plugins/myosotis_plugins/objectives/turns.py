@@ -128,3 +128,18 @@ def checked_messages(row: Mapping[str, Any]) -> Messages:
         )
     checked: Messages = messages
     return checked
+
+
+def spoken(row: Mapping[str, Any]) -> Messages:
+    """Give what user and assistant say in a row.
+
+    Raises:
+        DataError: as `checked_messages`.
+    """
+    return [each for each in checked_messages(row) if each["role"] != "system"]
+
+
+def behind(earlier: Messages, messages: Messages) -> Messages:
+    """Put earlier turns before a conversation's own, behind its system message."""
+    system = [each for each in messages if each["role"] == "system"]
+    return [*system, *earlier, *messages[len(system) :]]
