@@ -61,7 +61,7 @@ class TrialCheck:
             identity = config.identities[task.name]
             with located(place_of(task)):
                 self.workspace.rows(task, identity, config.evaluation.split)
-                if any(task.name in stage.tasks for stage in config.stages):
+                if any(task.name in stage.tasks for stage in filter(config.trains_in, config.stages)):
                     self.workspace.rows(task, identity, "train")
                     if config.trainer.early_stopping.patience is not None:
                         self.workspace.rows(task, identity, config.trainer.early_stopping.split)

@@ -301,7 +301,7 @@ class Cohort:
         self._stacks = {}  # what begins a stage may change modules
         for run in runs:
             stage = run.config.stages[index - 1]
-            if stage.shares:
+            if run.config.trains_in(stage):
                 with self._attributed(run):
                     members[run.config.id] = run.begin_stage(stage)
         self._train([run for run in self._alive(runs) if run.config.id in members], members)

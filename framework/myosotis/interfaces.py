@@ -322,6 +322,14 @@ class TaskDataset(Plugin):
         """Name the metrics, the headline's first; none means those of the objective."""
         return ()
 
+    def corpus(self) -> Sequence[str]:
+        """Give passages of text in which its rows' answers can be looked up; none where it has none.
+
+        Raises:
+            DataError: a file is not what it must be.
+        """
+        return ()
+
 
 @dataclass(frozen=True)
 class Task:
@@ -494,6 +502,8 @@ class Method(Plugin):
 
     stores: ClassVar[str] = "nothing"
     """What it keeps between stages."""
+    trains: ClassVar[bool] = True
+    """Whether parameters are to train; a trial whose methods all say no is scored after each stage as it is."""
     cohort_fields: ClassVar[frozenset[str]] = frozenset()
     """Parameters in which trials may differ and still train in one forward pass.
 

@@ -162,7 +162,7 @@ def _adapt(run: TrialRun, base: Model) -> None:
 
 def _begin(run: TrialRun) -> Member | None:
     """Begin the first stage that trains."""
-    stage = next((each for each in run.config.stages if each.shares), None)
+    stage = next(filter(run.config.trains_in, run.config.stages), None)
     return None if stage is None else run.begin_stage(stage)
 
 

@@ -80,7 +80,12 @@ class TrialConfig:
     @property
     def trains(self) -> bool:
         """Whether any stage trains."""
-        return any(stage.shares for stage in self.stages)
+        return any(map(self.trains_in, self.stages))
+
+    def trains_in(self, stage: Stage) -> bool:
+        """Whether a stage has tasks, and there is a method that trains, or none at all: then everything does."""
+        methods = self.methods.values()
+        return bool(stage.shares) and (not methods or any(method.trains for method in methods))
 
     @property
     def objectives(self) -> list[Objective]:

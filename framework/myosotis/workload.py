@@ -58,7 +58,7 @@ class Workload:
 
     def _stage(self, config: TrialConfig, stage: Stage) -> tuple[int, int]:
         """Give a stage's optimizer steps and tokens."""
-        if not stage.shares:
+        if not config.trains_in(stage):
             return 0, 0
         trainer = config.trainer
         lengths = [trainer.max_steps, trainer.max_epochs, trainer.max_tokens]

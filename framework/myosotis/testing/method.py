@@ -102,7 +102,7 @@ class MethodTestSuite(PluginTestSuite[Method]):
         branch, methods = Branch(base.module), {"method": self.make()}
         model = replace(base, module=branch.module)
         context = start_context(rehearsal.config(), model, frozen_names(model, methods), outline=False)
-        return obstacle(branch, adapt(model, methods, context, trains=False).model.module)
+        return obstacle(branch, adapt(model, methods, context, trains=True).model.module)
 
     def test_says_what_it_stores(self) -> None:
         """A method with state says on its class what it keeps between stages."""

@@ -124,6 +124,24 @@ def conll_rows(path: Path, text: str) -> Iterator[tuple[int, list[str], list[str
             begin = number + 1
 
 
+def passages(path: Path) -> list[str]:
+    """Give a file's passages: the `text` of each of its JSON lines, or the paragraphs of plain text.
+
+    Raises:
+        DataError: there is no such file, or a row has no `text`.
+    """
+    check_file(path)
+    text = decoded(path)
+    if path.suffix not in (".jsonl", ".json"):
+        return documents(text, "paragraph")
+    found = []
+    for line, row in json_rows(path, text):
+        if not isinstance(row.get("text"), str):
+            raise DataError(f"{path}:{line}: a passage must have a text, but has {', '.join(map(str, row))}")
+        found.append(row["text"])
+    return found
+
+
 def documents(text: str, unit: str) -> list[str]:
     """Cut a text into documents, without empty ones."""
     text = text.replace("\r\n", "\n")

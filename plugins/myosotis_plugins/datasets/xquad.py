@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from myosotis import hookimpl
-from myosotis.interfaces import Row, Rows, Split, TaskDataset
+from myosotis.interfaces import Row, Rows, Split, TaskDataset, file_hash
 from myosotis_plugins.datasets.benchmark import AnswerBenchmark, held_out
+from myosotis_plugins.datasets.readers import passages
 
 MYOSOTIS_API = 1
 
 HELD_OUT = 5
 """Every so many questions is scored."""
+CORPUS = "corpus_en.jsonl"
+"""Where the paragraphs are."""
 
 
 class XQuAD(AnswerBenchmark):
@@ -21,7 +24,8 @@ class XQuAD(AnswerBenchmark):
     `metrics=[cross_entropy,exact_match]` lets the model write its answers.
 
     Args:
-        path: a folder with `qa_en.jsonl`, rows of `question` and `answer`.
+        path: a folder with `qa_en.jsonl`, rows of `question` and `answer`, and `corpus_en.jsonl`, the paragraphs as
+            rows of `text`, where they are to be found.
         length: the most tokens of a question with its answer; a longer answer is refused.
         template: how a question is put, as of the objective `instruction`.
         max_new_tokens: the most tokens of an answer that the model writes.
@@ -45,6 +49,19 @@ class XQuAD(AnswerBenchmark):
         """Take question and answer."""
         answer = raw["answer"] if "answer" in raw else raw["answers"]["text"][0]
         return {"prompt": raw["question"], "response": answer}
+
+    def corpus(self) -> Sequence[str]:
+        """Give the paragraphs, which no prompt shows; none where the folder does not have them."""
+        if self.folder is not None:
+            path = self.folder / CORPUS
+            return passages(path) if path.is_file() else ()
+        return list(dict.fromkeys(raw["context"] for raw in self._from_hub("test").values()))
+
+    def fingerprint(self) -> str:
+        """Hash the paragraphs with the questions."""
+        if self.folder is None or not (self.folder / CORPUS).is_file():
+            return super().fingerprint()
+        return file_hash([self.folder / self.files["test"], self.folder / CORPUS])
 
 
 @hookimpl
