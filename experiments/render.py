@@ -23,7 +23,11 @@ from myosotis.report.scatter import scatter
 from myosotis.report.words import described
 
 MARKED = re.compile(r"(<!-- table: (?P<pairs>[^>]*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-TITLES = {"learned": "learned (nats per token)", "forgotten": "forgotten (nats per token)"}
+TITLES = {
+    "learned": "learned (nats per token)",
+    "forgotten": "forgotten (nats per token)",
+    "forgotten_base": "forgotten of the base (nats per token)",
+}
 
 
 def rendered(note: str, trials: pd.DataFrame) -> str:
@@ -33,20 +37,26 @@ def rendered(note: str, trials: pd.DataFrame) -> str:
     )
 
 
+def _measured(trials: pd.DataFrame) -> list[str]:
+    """Name the headline's numbers that the study has: with one stage, nothing is forgotten between stages."""
+    return [name for name in HEADLINE if trials[name].notna().any()]
+
+
 def _tables(trials: pd.DataFrame, pairs: str) -> Iterator[str]:
-    yield "| arm | learned | forgotten | forgotten_base | trainable parameters | seeds |"
-    yield "|---|---|---|---|---|---|"
+    names = _measured(trials)
+    yield f"| arm | {' | '.join(names)} | trainable parameters | seeds |"
+    yield "|---" * (len(names) + 3) + "|"
     for arm, rows in trials.groupby("arm", sort=False):
-        numbers = " | ".join(_interval(rows[name]) for name in HEADLINE)
+        numbers = " | ".join(_interval(rows[name]) for name in names)
         yield f"| {arm} | {numbers} | {rows['trainable_parameters'].iloc[0]:,.0f} | {len(rows)} |"
     yield ""
-    yield "| difference, paired by seed | learned | forgotten | forgotten_base |"
-    yield "|---|---|---|---|"
+    yield f"| difference, paired by seed | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
     for pair in pairs.split(","):
         one, other = (_of_arm(trials, arm.strip()) for arm in pair.split("/"))
         yield (
             f"| {pair.strip().replace('/', ' − ')} | "
-            + " | ".join(_interval(one[name] - other[name]) for name in HEADLINE)
+            + " | ".join(_interval(one[name] - other[name]) for name in names)
             + " |"
         )
 
@@ -67,7 +77,8 @@ def picture(trials: pd.DataFrame, note: Path) -> None:
     """Draw learned against forgotten beside the note."""
     trials = trials.assign(swept=[{} for _ in range(len(trials))])
     record = StudyRecord(note.stem, note.parent, pd.DataFrame(), trials, pd.DataFrame())
-    chart = scatter(described(configurations(record)), "forgotten", TITLES)
+    forgotten = "forgotten" if "forgotten" in _measured(trials) else "forgotten_base"
+    chart = scatter(described(configurations(record)), forgotten, TITLES)
     write_files(Picture(note.stem, "scatter", "Learned against forgotten", [chart]), note.parent)
     note.with_suffix(".png").unlink()
 

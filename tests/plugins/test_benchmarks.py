@@ -187,6 +187,21 @@ def test_rows_of_the_hub_are_read_by_its_columns(
     assert named == {"split": cls.hub_splits["test"], "revision": cls.hub_revision}
 
 
+def test_paragraphs_are_those_of_the_hub_or_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = [{"context": text, "question": "?", "answers": {"text": ["a"]}} for text in ("one", "two", "one")]
+    monkeypatch.setattr("datasets.load_dataset", lambda *given, **named: raw)
+    assert XQuAD().corpus() == ["one", "two"]
+    (tmp_path / "qa_en.jsonl").write_text('{"question": "?", "answer": "a"}\n')
+    dataset = XQuAD(path=str(tmp_path))
+    assert list(dataset.corpus()) == []
+    closed = dataset.fingerprint()
+    (tmp_path / "corpus_en.jsonl").write_text('{"text": "one"}\n')
+    assert list(dataset.corpus()) == ["one"]
+    assert dataset.fingerprint() != closed
+
+
 def test_without_a_network_the_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*given: Any, **named: Any) -> None:
         raise ConnectionError("Couldn't reach the Hub")

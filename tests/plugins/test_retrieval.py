@@ -14,13 +14,12 @@ import pytest
 
 import myosotis
 from myosotis.errors import ConfigurationError, DataError
-from myosotis.interfaces import Component, Context, Method, ModelFactory, Row, Rows, Share, Split, Stage, Task
+from myosotis.interfaces import Component, Context, Method, ModelFactory, Row, Share, Stage, Task
 from myosotis.ledger import StudyRecord, read_json
-from myosotis.testing import MethodTestSuite, make_task
+from myosotis.testing import MethodTestSuite
 from myosotis_plugins.datasets.xquad import XQuAD
 from myosotis_plugins.methods.bm25 import BM25
 from myosotis_plugins.methods.retrieval import Retrieval, cut
-from myosotis_plugins.objectives.instruction import Instruction
 from tests.plugins import tiny
 from tests.test_stories import SHARED, needs_shared
 
@@ -93,27 +92,14 @@ ROWS: Sequence[Row] = [
 ]
 
 
-class Asking(tiny.Texts):
-    """Questions whose answers stand in a corpus of its own."""
-
-    def __init__(
-        self, rows: Sequence[Row] = ROWS, corpus: Sequence[str] = PASSAGES, of: str = "instruction"
-    ) -> None:
-        self.rows, self.own, self.of = rows, corpus, of
-
-    def objective(self) -> tuple[str, Mapping[str, Any]]:
-        return self.of, {}
-
-    def split(self, name: Split) -> Rows | None:
-        return None if name == "validation" else self.rows
-
-    def corpus(self) -> Sequence[str]:
-        return self.own
+def asking(
+    rows: Sequence[Row] = ROWS, corpus: Sequence[str] = PASSAGES, objective: str = "instruction"
+) -> tiny.Questions:
+    return tiny.Questions(rows, corpus, objective)
 
 
-def task(name: str = "flowers", dataset: Asking | None = None) -> Task:
-    objective = Instruction(length=96, template="plain")
-    return make_task(name, dataset or Asking(), objective, {"cross_entropy": tiny.CrossEntropy()})
+def task(name: str = "flowers", dataset: tiny.Questions | None = None) -> Task:
+    return tiny.question_task(name, dataset or asking())
 
 
 def context(*tasks: Task) -> Context:
@@ -138,7 +124,7 @@ def test_passages_stand_before_a_question_the_best_last() -> None:
 
 def test_the_template_takes_braces_as_they_are() -> None:
     rows = [{"prompt": "sugar {passages}", "response": "y"}]
-    found = evaluated(Retrieval(template="{question} {x}: {passages}"), task(dataset=Asking(rows)))
+    found = evaluated(Retrieval(template="{question} {x}: {passages}"), task(dataset=asking(rows)))
     assert found[0]["prompt"] == "sugar {passages} {x}: Sugar is sweet."
 
 
@@ -146,7 +132,7 @@ def test_a_conversations_first_question_gets_them() -> None:
     texts = ["Be short.", "sugar?", "a", "petals?", "b"]
     roles = ["system", "user", "assistant", "user", "assistant"]
     row = {"messages": [{"role": a, "content": b} for a, b in zip(roles, texts, strict=True)]}
-    [found] = evaluated(Retrieval(), task(dataset=Asking([row])))
+    [found] = evaluated(Retrieval(), task(dataset=asking([row])))
     assert [each["content"] for each in found["messages"]] == [
         "Be short.",
         "Sugar is sweet.\n\nsugar?",
@@ -156,7 +142,7 @@ def test_a_conversations_first_question_gets_them() -> None:
 
 def test_a_source_gets_them() -> None:
     rows = [{"source": "sugar", "target": "x"}]
-    [found] = evaluated(Retrieval(), task(dataset=Asking(rows, of="sequence_to_sequence")))
+    [found] = evaluated(Retrieval(), task(dataset=asking(rows, objective="sequence_to_sequence")))
     assert found == {"source": "Sugar is sweet.\n\nsugar", "target": "x"}
 
 
@@ -168,7 +154,7 @@ def test_passages_are_cut_into_pieces() -> None:
 
 
 def test_training_rows_get_them_too_and_what_asks_nothing_stays() -> None:
-    asks, poem, closed = task(), tiny.text_task("poem", tiny.POEM), task("closed", Asking(corpus=()))
+    asks, poem, closed = task(), tiny.text_task("poem", tiny.POEM), task("closed", asking(corpus=()))
     here = context(asks, poem, closed)
     given = [each.dataset.split("train") or [] for each in (asks, poem, closed)]
     mixture = tuple(
@@ -190,7 +176,7 @@ def test_a_file_of_passages_is_for_every_task_that_asks(tmp_path: Path) -> None:
     own = evaluated(Retrieval(), task())
     for path in (lines, text):
         method = Retrieval(corpus=str(path))
-        assert evaluated(method, task(dataset=Asking(corpus=()))) == own
+        assert evaluated(method, task(dataset=asking(corpus=()))) == own
         assert method.fingerprint()
     lines.write_text('{"text": "a"}\n{"body": "b"}\n')
     with pytest.raises(DataError, match=r"passages.jsonl:2: a passage must have a text, but has body"):
@@ -222,7 +208,7 @@ def test_without_bm25s_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch
         Retrieval()
 
 
-@pytest.mark.parametrize("of", [tiny.text_task("poem", tiny.POEM), task("closed", Asking(corpus=()))])
+@pytest.mark.parametrize("of", [tiny.text_task("poem", tiny.POEM), task("closed", asking(corpus=()))])
 def test_nothing_to_look_up_is_refused(of: Task) -> None:
     with pytest.raises(
         ConfigurationError, match=rf"with passages to look up, but {of.name} has none; give method"
@@ -248,7 +234,7 @@ class TestRetrieval(MethodTestSuite):
 
     def tasks(self) -> Mapping[str, Task]:
         more = [{"prompt": "In autumn?", "response": "petals"}, {"prompt": "blue?", "response": "sky"}]
-        return {"flowers": task(), "seasons": task("seasons", Asking(more))}
+        return {"flowers": task(), "seasons": task("seasons", asking(more))}
 
     def quantized(self) -> tuple[ModelFactory, Mapping[str, Task]]:
         return tiny.factory(self.folder, "8bit"), self.tasks()

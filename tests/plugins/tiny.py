@@ -31,13 +31,25 @@ from transformers import (
 
 from myosotis.cohort import run_trial
 from myosotis.config import TrainerConfig
-from myosotis.interfaces import Context, Method, Model, ModelFactory, Rows, Split, Stage, Task, TaskDataset
+from myosotis.interfaces import (
+    Context,
+    Method,
+    Model,
+    ModelFactory,
+    Row,
+    Rows,
+    Split,
+    Stage,
+    Task,
+    TaskDataset,
+)
 from myosotis.ledger import Score
 from myosotis.testing import MethodTestSuite, make_task
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
 from myosotis.workspace import Workspace
 from myosotis_plugins.metrics.language import CrossEntropy
 from myosotis_plugins.models.huggingface import HuggingFace
+from myosotis_plugins.objectives.instruction import Instruction
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
 
 VOCABULARY = 257
@@ -240,6 +252,41 @@ def text_task(name: str, texts: Sequence[str], length: int = 16) -> Task:
 def text_tasks() -> dict[str, Task]:
     """Make two tasks."""
     return {"poem": text_task("poem", POEM), "prose": text_task("prose", PROSE)}
+
+
+class Questions(TaskDataset):
+    """Given questions and answers, the same ones in all splits, and a corpus to look them up in."""
+
+    def __init__(self, rows: Sequence[Row], passages: Sequence[str], objective: str = "instruction") -> None:
+        self.rows = rows
+        self.passages = passages
+        self.chosen = objective
+
+    def objective(self) -> tuple[str, Mapping[str, Any]]:
+        return self.chosen, {}
+
+    def split(self, name: Split) -> Rows | None:
+        return None if name == "validation" else self.rows
+
+    def corpus(self) -> Sequence[str]:
+        return self.passages
+
+
+def question_task(name: str, dataset: Questions) -> Task:
+    """Make a task of questions."""
+    return make_task(
+        name, dataset, Instruction(length=96, template="plain"), {"cross_entropy": CrossEntropy()}
+    )
+
+
+def question_tasks() -> dict[str, Task]:
+    """Make two tasks of questions about texts."""
+    return {
+        name: question_task(
+            name, Questions([{"prompt": each[:9], "response": each[9:]} for each in texts], texts)
+        )
+        for name, texts in (("poem", POEM), ("prose", PROSE))
+    }
 
 
 def context(
