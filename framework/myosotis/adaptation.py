@@ -86,7 +86,7 @@ def adapt(
         model: the untouched base.
         methods: the trial's methods by name.
         context: holds `frozen`, as `frozen_names` collected it.
-        trains: whether there is anything to train for; nothing does where not.
+        trains: whether there is anything to train for.
         blocks: finds the blocks of the adapted module, as its model factory does.
 
     Raises:
@@ -100,8 +100,6 @@ def adapt(
             module = method.adapt(replace(model, module=module), context)
     for parameter in context.frozen:
         base_parameters[parameter].requires_grad_(False)
-    if not trains:
-        module.requires_grad_(False)
     prefix = frozen_prefix(blocks(module))
     silent = (*_silent(base_modules, base_parameters), *_silent_before(prefix, module))
     trained = frozenset(name for name, each in module.named_parameters() if each.requires_grad)

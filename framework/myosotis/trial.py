@@ -466,7 +466,7 @@ class TrialRun:
         """Write the adapter, the manifest and, last, the result."""
         if self.config.trainer.save and self.config.trains:
             self._save_model()
-        trainable = self.adapted.ever_trainable()
+        trainable = self.adapted.ever_trainable() if self.config.trains else {}
         result = {
             "trial": self.config.id,
             **headline(self.config, self.scores),

@@ -272,6 +272,6 @@ def test_predictions_do_not_depend_on_the_batch_size() -> None:
         task = make_task("task", tiny.Texts([]), objective, {})
         examples = objective.encode_with_shots(of[4:], of[:3], model)
         one, all_ = (
-            predict(task, examples, model, size, choose_runtime("cpu", "32-true")) for size in (1, 8)
+            predict(task, examples, model, size, choose_runtime("cpu", "32-true"), None) for size in (1, 8)
         )
         np.testing.assert_allclose(one["loss"], all_["loss"], rtol=1e-4)
