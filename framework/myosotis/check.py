@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from myosotis.adaptation import adapt, frozen_names
-from myosotis.errors import located
+from myosotis.errors import ConfigurationError, located
 from myosotis.evaluation import choose_runtime
-from myosotis.interfaces import Model
+from myosotis.interfaces import Model, Task
 from myosotis.ledger import content_hash
 from myosotis.resolve import TrialConfig
+from myosotis.rows import encoded
 from myosotis.stacking import Branch, obstacle
 from myosotis.tracking import check_logger
 from myosotis.trial import start_context
-from myosotis.workspace import Workspace, encoded, place_of
+from myosotis.workspace import Workspace, first_examples, place_of
+
+FEW = 8
+"""Examples of each split that are made before anything trains."""
 
 
 @dataclass
@@ -38,6 +42,7 @@ class TrialCheck:
         """
         choose_runtime(config.trainer.accelerator, config.trainer.precision)
         self._check_data(config)
+        self._check_examples(config)
         key = content_hash(
             [config.identities["model"], _objectives(config), config.resolved["method"], config.trains]
         )
@@ -58,13 +63,23 @@ class TrialCheck:
 
     def _check_data(self, config: TrialConfig) -> None:
         for task in config.tasks.values():
-            identity = config.identities[task.name]
             with located(place_of(task)):
-                self.workspace.rows(task, identity, config.evaluation.split)
-                if any(task.name in stage.tasks for stage in filter(config.trains_in, config.stages)):
-                    self.workspace.rows(task, identity, "train")
-                    if config.trainer.early_stopping.patience is not None:
-                        self.workspace.rows(task, identity, config.trainer.early_stopping.split)
+                for split in _splits(config, task):
+                    self.workspace.rows(task, config.identities[task.name], split)
+
+    def _check_examples(self, config: TrialConfig) -> None:
+        """Encode a few rows: they may fit no length, or the model, or give nothing that a metric reads."""
+        for task in config.tasks.values():
+            identities = config.identities[task.name], config.identities["model"]
+            for split in _splits(config, task):
+                if self._new(f"examples {identities} {split}"):
+                    few = replace(config.evaluation, split=split, limit=FEW)
+                    with located(place_of(task)):
+                        rows = self.workspace.rows(task, identities[0], split)
+                        first_examples(task, rows, self.outline(config), few)
+            if self._new(f"metrics {identities}"):
+                with located(place_of(task)):
+                    _check_metrics(task, self.outline(config))
 
     def _check_shots(self, config: TrialConfig) -> None:
         for task in config.tasks.values():
@@ -72,22 +87,44 @@ class TrialCheck:
             with located(place_of(task)):
                 rows = self.workspace.rows(task, identity, config.evaluation.split)
                 shots = self.workspace.shots(task, identity, config.evaluation)
-                encoded(task.objective, [rows[0]], self._outline(config), shots)
+                encoded(task.objective, [rows[0]], self.outline(config), shots)
 
     def _adapt(self, config: TrialConfig) -> str | None:
-        outline = self._outline(config)
+        outline = self.outline(config)
         branch = Branch(outline.module)
         model = replace(outline, module=branch.module)
         context = start_context(config, model, frozen_names(model, config.methods), outline=True)
         adapted = adapt(model, config.methods, context, config.trains, config.model.blocks)
         return obstacle(branch, adapted.model.module)
 
-    def _outline(self, config: TrialConfig) -> Model:
+    def outline(self, config: TrialConfig) -> Model:
+        """Give a trial's model without its weights."""
         key = content_hash([config.identities["model"], _objectives(config)])
         if key not in self._outlines:
             with located("model"):
                 self._outlines[key] = config.model.outline(config.objectives)
         return self._outlines[key]
+
+
+def _splits(config: TrialConfig, task: Task) -> Iterator[str]:
+    """Name the splits of a task that a trial reads."""
+    yield config.evaluation.split
+    if any(task.name in stage.tasks for stage in filter(config.trains_in, config.stages)):
+        yield "train"
+        if config.trainer.early_stopping.patience is not None:
+            yield config.trainer.early_stopping.split
+
+
+def _check_metrics(task: Task, model: Model) -> None:
+    given = set(task.objective.columns(model))
+    for name, metric in task.metrics.items():
+        missing = set(metric.reads) - given
+        if given and missing:
+            raise ConfigurationError(
+                f"metrics must be of what {type(task.objective).__name__} predicts with this model "
+                f"({', '.join(sorted(given))}), but {name} reads {', '.join(sorted(missing))}; take another "
+                "metric, or another objective"
+            )
 
 
 def _objectives(config: TrialConfig) -> Sequence[str]:

@@ -469,22 +469,23 @@ def check_data(
     from rich.console import Console
     from rich.table import Table
 
-    from myosotis.data import checked_splits, draw_lengths, summary
-    from myosotis.data_check import findings
+    from myosotis.data import checked, draw_lengths
+    from myosotis.report.data import HEADER, cells
+    from myosotis.study_data import refuse
 
-    splits = checked_splits(_overrides(context, "data check"))
-    table = Table(*summary(None), box=box.SIMPLE_HEAD, pad_edge=False)
-    for split in splits:
-        table.add_row(*summary(split))
+    found = checked(_overrides(context, "data check"))
+    table = Table(*HEADER, box=box.SIMPLE_HEAD, pad_edge=False)
+    for split in found.splits:
+        table.add_row(*cells(split))
     Console().print(table)
-    found = list(findings(splits))
-    for each in found:
+    for each in found.findings:
         typer.echo(f"{each.where}: {each.what}\n    {each.advice}")
-    if not found:
+    if not found.findings:
         typer.echo("nothing was found that is wrong")
     if picture is not None:
-        draw_lengths(splits, picture)
+        draw_lengths(found.splits, picture)
         typer.echo(f"lengths: {picture}")
+    refuse(found.findings)
 
 
 def main() -> None:

@@ -144,7 +144,11 @@ class EvaluationConfig:
 
 @dataclass
 class RootConfig:
-    """The keys of a trial beside the plugins'."""
+    """The keys of a trial beside the plugins'.
+
+    Attributes:
+        data_check: whether the data are looked at before the study runs.
+    """
 
     seed: int = 0
     study: str | None = None
@@ -152,6 +156,7 @@ class RootConfig:
     arms: Any = None
     force: bool = False
     studies: str = "studies"
+    data_check: bool = True
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -159,7 +164,7 @@ class RootConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-SCALARS = frozenset({"seed", "study", "arm", "force", "studies"})
+SCALARS = frozenset({"seed", "study", "arm", "force", "studies", "data_check"})
 PLUGIN_GROUPS: Mapping[str, tuple[Kind, bool]] = {
     "model": ("model", False),
     "method": ("method", True),

@@ -8,13 +8,16 @@ from itertools import groupby
 from pathlib import Path
 
 from myosotis.config import composer, explained
-from myosotis.data_check import CheckedSplit, checked_split
+from myosotis.data_check import findings, record
+from myosotis.data_record import DataRecord, SplitRecord
 from myosotis.errors import ConfigurationError, located
 from myosotis.interfaces import Model, Piece, Rows, Task
 from myosotis.plugins import load_registry
 from myosotis.points import expand
 from myosotis.resolve import SPLITS, Resolver, TrialConfig
-from myosotis.storage import stored
+from myosotis.rows import encoded, first
+from myosotis.storage import replacing
+from myosotis.study_data import StudyData
 from myosotis.workspace import Workspace, limited, place_of
 
 VISIBLE = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
@@ -74,69 +77,41 @@ def shown_rows(overrides: Sequence[str], split: str, count: int) -> Iterator[Sho
     loaded = _Loaded.of(overrides)
     for task in loaded.config.tasks.values():
         with located(place_of(task)):
-            rows = loaded.rows(task, split if task.role == "task" else "test")
-            first = [rows[index] for index in range(min(len(rows), 10 * count))]
-            for number, example in enumerate(limited(task.objective.encode(first, loaded.model), count), 1):
+            rows = first(loaded.rows(task, split if task.role == "task" else "test"), 10 * count)
+            examples = limited(encoded(task.objective, rows, loaded.model), count)
+            for number, example in enumerate(examples, 1):
                 pieces = task.objective.pieces(example, loaded.model)
                 yield ShownRow(task.name, number, task.objective.tokens(example), pieces)
 
 
-def checked_splits(overrides: Sequence[str]) -> list[CheckedSplit]:
-    """Read what the first trial that overrides describe trains on and is scored on.
+def checked(overrides: Sequence[str]) -> DataRecord:
+    """Look at all that the first trial that overrides describe trains on and is scored on.
 
     Raises:
         ConfigurationError: the trial's configuration or its rows are not what they must be.
     """
     loaded = _Loaded.of(overrides)
-    found = []
-    for task in loaded.config.tasks.values():
-        scored = loaded.config.evaluation.split
-        splits = ["train", scored] if task.role == "task" and scored != "train" else [scored]
-        with located(place_of(task)):
-            for split in splits:
-                trains = task.role == "task" and split == "train"
-                found.append(checked_split(task, split, loaded.rows(task, split), trains, loaded.model))
-    return found
+    splits = StudyData(loaded.workspace, lambda config: loaded.model, most=None).splits(loaded.config)
+    return DataRecord([record(each) for each in splits], list(findings(splits)))
 
 
-def summary(split: CheckedSplit | None) -> tuple[str, ...]:
-    """Give a split's row of the table; of None, the header."""
-    if split is None:
-        return "", "rows", "tokens", "median", "longest", "lost", "labels"
-    counts = sorted(split.tokens)
-    middle, longest = (counts[len(counts) // 2], counts[-1]) if counts else ("–", "–")
-    tokens, lost = (f"{sum(counts):,}", f"{sum(split.lost):,}") if counts else ("–", "–")
-    labels = str(len(split.labels)) if split.labels else "–"
-    return split.name, f"{len(split.texts):,}", tokens, str(middle), str(longest), lost, labels
-
-
-def draw_lengths(splits: Sequence[CheckedSplit], path: Path) -> None:
-    """Draw how many tokens rows have before they are cut, a histogram a split; `.svg` or `.png`.
+def draw_lengths(splits: Sequence[SplitRecord], path: Path) -> None:
+    """Draw how long rows are before they are cut, a histogram a split; `.svg` or `.png`.
 
     Raises:
-        ConfigurationError: the file's name ends otherwise, or no rows are cut one by one.
+        ConfigurationError: the file's name ends otherwise, or no rows are texts.
     """
-    import altair as alt
-    import pandas as pd
+    from myosotis.report.data import lengths
+    from myosotis.report.pictures import Picture, png, svg
 
     if path.suffix not in (".svg", ".png"):
         raise ConfigurationError(f"--picture must end in .svg or .png, but got {path}")
-    rows = [{"split": split.name, "tokens": tokens} for split in splits for tokens in split.tokens]
-    if not rows:
-        raise ConfigurationError("--picture must have rows that are cut one by one, but running text is not")
-    chart = (
-        alt.Chart(pd.DataFrame(rows), width=480, height=120)
-        .mark_bar()
-        .encode(
-            x=alt.X("tokens:Q", bin=alt.Bin(maxbins=40), title="tokens of a row, before it is cut"),
-            y=alt.Y("count():Q", title="rows"),
-            row=alt.Row("split:N", title=None, header=alt.Header(labelAngle=0, labelAlign="left")),
-        )
-        .resolve_scale(y="independent")
-    )
-    with stored(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        chart.save(str(path))
+    charts = list(lengths(splits))
+    if not charts:
+        raise ConfigurationError("--picture must have rows that are texts, but there are none")
+    drawn = svg(Picture("lengths", "data", "Lengths", charts))
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(drawn) if path.suffix == ".png" else drawn.encode())
 
 
 def lines(row: ShownRow) -> Iterator[tuple[str, str]]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+from zlib import crc32
 
+import numpy as np
+
+from myosotis.data_record import Bar, Finding, SplitRecord
 from myosotis.interfaces import Model, Rows, Task
 from myosotis.ledger import content_hash
+from myosotis.rows import encoded, spread
 
 COMPARED = 5_000
 """Rows of a split that are looked at for near duplicates; all are looked at for exact ones."""
@@ -22,21 +30,10 @@ SCARCE = 0.001
 """A script with a smaller share of all letters is named."""
 RARE_LABEL = 0.02
 FEW_ROWS = 50
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about the data that the user should know.
-
-    Attributes:
-        where: the tasks and splits.
-        what: what was found, with numbers and an example.
-        advice: what to do about it.
-    """
-
-    where: str
-    what: str
-    advice: str
+BARS = 40
+"""In the picture of a split's lengths."""
+MISREAD = re.compile(r"[ÂÃ][^\x00-\x7f]|â[€\x80][^\x00-\x7f]")
+"""Bytes of UTF-8, each read as a letter: of accented letters, and of quotation marks and dashes."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,11 @@ class CheckedSplit:
     Attributes:
         name: the task's and the split's.
         trains: whether it is trained on.
-        texts: each row as one text.
+        texts: each row that is looked at as one text; empty where rows are no text.
         tokens: how long each row is before it is cut; empty where rows are not cut one by one.
         lost: how many tokens of each are cut off.
         labels: those of the rows, where they have some.
+        rows: how many the split has; None where all are looked at.
     """
 
     name: str
@@ -58,29 +56,101 @@ class CheckedSplit:
     tokens: Sequence[int] = ()
     lost: Sequence[int] = ()
     labels: Counter[str] = field(default_factory=Counter)
+    rows: int | None = None
 
-    def digests(self) -> list[str]:
-        """Hash each text, whatever the case of its letters and its spaces."""
+    @cached_property
+    def digests(self) -> Sequence[str]:
+        """A hash of each text, whatever the case of its letters and its spaces."""
         return [content_hash(" ".join(text.lower().split())) for text in self.texts]
 
+    @cached_property
+    def signatures(self) -> Mapping[int, Any]:
+        """By which near duplicates are found, of the first texts; without short ones, which are alike by chance."""
+        return _signatures(self.texts[:COMPARED])
 
-def checked_split(task: Task, name: str, rows: Rows, trains: bool, model: Model) -> CheckedSplit:
-    """Read and encode a split."""
-    read = [rows[index] for index in range(len(rows))]
-    labels = Counter(label for row in read for label in _labels(row))
-    tokens, lost = _lengths(task, read, model)
-    return CheckedSplit(f"{task.name} ({name})", trains, [_text(row) for row in read], tokens, lost, labels)
+    @cached_property
+    def index(self) -> Any:
+        """The signatures, to be asked for those that are like another."""
+        from datasketch import MinHashLSH
+
+        index = MinHashLSH(NEAR, PERMUTATIONS)
+        for number, signature in self.signatures.items():
+            index.insert(number, signature)
+        return index
 
 
-def _text(value: Any) -> str:
-    """Join all texts of a row but its label."""
+def checked_split(
+    task: Task, name: str, rows: Rows, trains: bool, model: Model, most: int | None = None
+) -> CheckedSplit:
+    """Read and encode a split.
+
+    Args:
+        task: the task.
+        name: the split's.
+        rows: all its rows.
+        trains: whether it is trained on.
+        model: what rows are encoded for; its outline is enough.
+        most: rows that are looked at, evenly spread; all where not given.
+
+    Raises:
+        DataError: a row is not what its objective reads.
+    """
+    chosen = spread(rows, len(rows) if most is None else most)
+    read = [chosen[index] for index in range(len(chosen))]
+    texts = [list(_texts(row)) for row in read]
+    tokens, lost = _lengths(task, chosen, model)
+    return CheckedSplit(
+        f"{task.name} ({name})",
+        trains,
+        ["\n".join(each) for each in texts] if any(texts) else [],
+        tokens,
+        lost,
+        Counter(label for row in read for label in _labels(row)),
+        len(rows),
+    )
+
+
+def record(split: CheckedSplit) -> SplitRecord:
+    """Give a split in numbers."""
+    rows = len(split.texts) if split.rows is None else split.rows
+    looked_at = max(len(split.texts), len(split.tokens)) or rows
+    labels = len(split.labels)
+    if not split.tokens:
+        bars = _bars([len(text) for text in split.texts])
+        return SplitRecord(split.name, rows, looked_at, labels=labels, lengths=bars, unit="characters")
+    return SplitRecord(
+        split.name,
+        rows,
+        looked_at,
+        tokens=sum(split.tokens),
+        median=sorted(split.tokens)[len(split.tokens) // 2],
+        longest=max(split.tokens),
+        lost=sum(split.lost),
+        labels=labels,
+        lengths=_bars(split.tokens),
+    )
+
+
+def _bars(lengths: Sequence[int]) -> list[Bar]:
+    if not lengths:
+        return []
+    most = max(1, *lengths)
+    counts, edges = np.histogram(lengths, bins=min(BARS, most), range=(0, most))
+    bars = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+    return [Bar(*each) for each in bars if each[2]]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Give all texts of a row but its label."""
     if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return "\n".join(_text(each) for key, each in value.items() if key not in ("label", "tags", "role"))
-    if isinstance(value, Sequence):
-        return " ".join(_text(each) for each in value)
-    return ""
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            if key not in ("label", "tags", "role"):
+                yield from _texts(each)
+    elif isinstance(value, Sequence):
+        for each in value:
+            yield from _texts(each)
 
 
 def _labels(row: Mapping[str, Any]) -> Sequence[str]:
@@ -88,12 +158,12 @@ def _labels(row: Mapping[str, Any]) -> Sequence[str]:
     return [str(label)] if label is not None else [str(tag) for tag in row.get("tags", ())]
 
 
-def _lengths(task: Task, rows: Sequence[Any], model: Model) -> tuple[list[int], list[int]]:
+def _lengths(task: Task, rows: Rows, model: Model) -> tuple[list[int], list[int]]:
     free = task.objective.unlimited()
     if free is task.objective:
         return [], []
-    whole = [free.tokens(each) for each in free.encode(rows, model)]
-    cut = [task.objective.tokens(each) for each in task.objective.encode(rows, model)]
+    whole = [free.tokens(each) for each in encoded(free, rows, model)]
+    cut = [task.objective.tokens(each) for each in encoded(task.objective, rows, model)]
     return whole, [before - after for before, after in zip(whole, cut, strict=True)]
 
 
@@ -105,36 +175,40 @@ def findings(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:
         yield from _cut(split)
         yield from _unbalanced(split)
         yield from _characters(split)
-    signatures = {split.name: _signatures(split) for split in splits}
     for train in (each for each in splits if each.trains):
         for other in (each for each in splits if not each.trains):
-            yield from _overlap(train, other, signatures)
+            yield from _overlap(train, other)
             if train.name.split(" ")[0] == other.name.split(" ")[0]:
                 yield from _labels_apart(train, other)
     for split in splits:
-        yield from _near_duplicates(split, signatures[split.name])
+        yield from _near_duplicates(split)
 
 
 def _empty(split: CheckedSplit) -> Iterator[Finding]:
     empty = [number for number, text in enumerate(split.texts, 1) if not text.strip()]
-    if empty:
+    if empty and len(empty) == len(split.texts):
+        yield Finding(
+            split.name, "every row is empty", "look whether columns names the right one", stops=True
+        )
+    elif empty:
         yield Finding(
             split.name, f"{len(empty)} rows are empty, such as row {empty[0]}", "take them out of the file"
         )
-    if len(split.texts) < FEW_ROWS:
+    rows = len(split.texts) if split.rows is None else split.rows
+    if rows < FEW_ROWS:
         yield Finding(
             split.name,
-            f"there are only {len(split.texts)} rows",
+            f"there are only {rows} rows",
             "scores of so few have wide intervals, and a model learns them by heart; look at the intervals",
         )
 
 
 def _duplicates(split: CheckedSplit) -> Iterator[Finding]:
-    counts = Counter(split.digests())
+    counts = Counter(split.digests)
     again = len(split.texts) - len(counts)
     if again:
         digest, times = counts.most_common(1)[0]
-        text = split.texts[split.digests().index(digest)]
+        text = split.texts[split.digests.index(digest)]
         yield Finding(
             split.name,
             f"{again} rows ({_percent(again, split)}) are there before; {_quoted(text)} {times} times",
@@ -142,23 +216,21 @@ def _duplicates(split: CheckedSplit) -> Iterator[Finding]:
         )
 
 
-def _near_duplicates(split: CheckedSplit, signatures: Mapping[int, Any]) -> Iterator[Finding]:
-    pairs = list(_alike(split, signatures, split, signatures))
+def _near_duplicates(split: CheckedSplit) -> Iterator[Finding]:
+    pairs = list(_alike(split, split))
     if pairs:
         one, other = pairs[0]
         yield Finding(
             split.name,
-            f"{len({first for first, _ in pairs})} of {len(signatures)} rows are nearly the same as an earlier "
-            f"one, such as {_quoted(split.texts[one])} and {_quoted(split.texts[other])}",
+            f"{len({first for first, _ in pairs})} of {len(split.signatures)} rows are nearly the same as an "
+            f"earlier one, such as {_quoted(split.texts[one])} and {_quoted(split.texts[other])}",
             "look whether they are templates or copies with small changes, and keep one of each",
         )
 
 
-def _overlap(
-    train: CheckedSplit, other: CheckedSplit, signatures: Mapping[str, Mapping[int, Any]]
-) -> Iterator[Finding]:
-    trained = set(train.digests())
-    same = [number for number, digest in enumerate(other.digests()) if digest in trained]
+def _overlap(train: CheckedSplit, other: CheckedSplit) -> Iterator[Finding]:
+    trained = set(train.digests)
+    same = [number for number, digest in enumerate(other.digests) if digest in trained]
     if same:
         yield Finding(
             f"{train.name} and {other.name}",
@@ -167,8 +239,7 @@ def _overlap(
             "the scores would be too good; take them out of the training rows",
         )
     exact = set(same)
-    pairs = _alike(other, signatures[other.name], train, signatures[train.name])
-    near = [pair for pair in pairs if pair[0] not in exact]
+    near = [pair for pair in _alike(other, train) if pair[0] not in exact]
     if near:
         scored, known = near[0]
         yield Finding(
@@ -206,7 +277,15 @@ def _unbalanced(split: CheckedSplit) -> Iterator[Finding]:
 
 def _labels_apart(train: CheckedSplit, other: CheckedSplit) -> Iterator[Finding]:
     unseen = sorted(set(other.labels) - set(train.labels))
-    if unseen:
+    if unseen and train.labels and len(unseen) == len(other.labels):
+        yield Finding(
+            f"{train.name} and {other.name}",
+            f"no label that is scored is trained on: {', '.join(unseen[:5])} against "
+            f"{', '.join(sorted(train.labels)[:5])}",
+            "give both splits the same labels, or take the one as a probe of its own",
+            stops=True,
+        )
+    elif unseen:
         yield Finding(
             f"{train.name} and {other.name}",
             f"{len(unseen)} labels are scored and never trained on: {', '.join(unseen[:5])}",
@@ -215,9 +294,34 @@ def _labels_apart(train: CheckedSplit, other: CheckedSplit) -> Iterator[Finding]
 
 
 def _characters(split: CheckedSplit) -> Iterator[Finding]:
-    odd = Counter(letter for text in split.texts for letter in set(text) if _is_odd(letter))
+    letters: Counter[str] = Counter()
+    for text in split.texts:
+        letters.update(text)
+    yield from _odd(split, [letter for letter in letters if _is_odd(letter)])
+    yield from _misread(split)
+    scripts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        if letter.isalpha():
+            scripts[_script(letter)] += count
+    total = sum(scripts.values())
+    scarce = {name: count for name, count in scripts.items() if count / total < SCARCE}
+    if scarce:
+        name = max(scarce, key=lambda each: scarce[each])
+        own = {each for each in letters if each.isalpha() and _script(each) == name}
+        example = next(text for text in split.texts if not own.isdisjoint(text))
+        letter = next(each for each in example if each in own)
+        yield Finding(
+            split.name,
+            f"letters of {len(scarce)} scripts are scarce: {scarce[name]} of {total:,} are {name.title()}, as in "
+            f"{_quoted(example, around=letter)}",
+            "look whether they belong there, or stand for letters that look alike",
+        )
+
+
+def _odd(split: CheckedSplit, odd: Sequence[str]) -> Iterator[Finding]:
     if odd:
-        letter, count = odd.most_common(1)[0]
+        rows = Counter(letter for text in split.texts for letter in odd if letter in text)
+        letter, count = rows.most_common(1)[0]
         example = next(text for text in split.texts if letter in text)
         yield Finding(
             split.name,
@@ -225,21 +329,27 @@ def _characters(split: CheckedSplit) -> Iterator[Finding]:
             f"{_quoted(example, around=letter)}",
             "the file was probably read in the wrong encoding, or holds control characters; make it anew",
         )
-    scripts = Counter(_script(letter) for text in split.texts for letter in text if letter.isalpha())
-    total = sum(scripts.values())
-    scarce = {name: count for name, count in scripts.items() if count / total < SCARCE}
-    if scarce:
-        name = max(scarce, key=lambda each: scarce[each])
-        letter = next(
-            each for text in split.texts for each in text if each.isalpha() and _script(each) == name
-        )
-        example = next(text for text in split.texts if letter in text)
+
+
+def _misread(split: CheckedSplit) -> Iterator[Finding]:
+    found = [(text, meant) for text in split.texts if (meant := _meant(text))]
+    if found:
+        text, (letters, right) = found[0]
         yield Finding(
             split.name,
-            f"letters of {len(scarce)} scripts are scarce: {scarce[name]} of {total:,} are {name.title()}, as in "
-            f"{_quoted(example, around=letter)}",
-            "look whether they belong there, or stand for letters that look alike",
+            f"{len(found)} rows ({_percent(len(found), split)}) hold UTF-8 that was read as another encoding, such "
+            f"as {letters!r} for {right!r}: {_quoted(text, around=letters)}",
+            "read what the file was made of as UTF-8, and make it anew",
         )
+
+
+def _meant(text: str) -> tuple[str, str] | None:
+    """Find letters that were read one byte at a time, and what they were."""
+    for found in MISREAD.finditer(text):
+        for encoding in ("cp1252", "latin-1"):
+            with suppress(UnicodeError):
+                return found[0], found[0].encode(encoding).decode("utf-8")
+    return None
 
 
 def _is_odd(letter: str) -> bool:
@@ -253,38 +363,33 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
 
 
-def _signatures(split: CheckedSplit) -> dict[int, Any]:
+def _signatures(texts: Sequence[str]) -> dict[int, Any]:
     from datasketch import MinHash
 
-    found = {}
-    for number, text in enumerate(split.texts[:COMPARED]):
-        letters = " ".join(text.lower().split())
-        if len(letters) >= 4 * SHINGLE:  # shorter ones are alike by chance
-            signature = MinHash(PERMUTATIONS, seed=1)
-            shingles = {letters[start : start + SHINGLE] for start in range(len(letters) - SHINGLE + 1)}
-            signature.update_batch([shingle.encode() for shingle in sorted(shingles)])
-            found[number] = signature
-    return found
+    letters = {number: " ".join(text.lower().split()) for number, text in enumerate(texts)}
+    long = {number: text for number, text in letters.items() if len(text) >= 4 * SHINGLE}
+    made = MinHash.generator(map(_shingles, long.values()), num_perm=PERMUTATIONS, seed=1, hashfunc=crc32)
+    return dict(zip(long, made, strict=True))
 
 
-def _alike(
-    split: CheckedSplit, own: Mapping[int, Any], other: CheckedSplit, others: Mapping[int, Any]
-) -> Iterator[tuple[int, int]]:
+def _shingles(text: str) -> list[bytes]:
+    return [
+        each.encode() for each in {text[start : start + SHINGLE] for start in range(len(text) - SHINGLE + 1)}
+    ]
+
+
+def _alike(split: CheckedSplit, other: CheckedSplit) -> Iterator[tuple[int, int]]:
     """Give pairs of rows that are nearly and not quite the same; within one split, each with an earlier one."""
-    from datasketch import MinHashLSH
-
-    index = MinHashLSH(NEAR, PERMUTATIONS)
-    mine, theirs = split.digests(), other.digests()
-    if split is not other:
-        for number, signature in others.items():
-            index.insert(number, signature)
-    for number, signature in own.items():
-        candidates = [each for each in index.query(signature) if theirs[each] != mine[number]]
-        found = [each for each in candidates if signature.jaccard(others[each]) >= NEAR]
+    for number, signature in split.signatures.items():
+        found = [
+            each
+            for each in other.index.query(signature)
+            if (split is not other or each < number)
+            and other.digests[each] != split.digests[number]
+            and signature.jaccard(other.signatures[each]) >= NEAR
+        ]
         if found:
             yield number, min(found)
-        if split is other:
-            index.insert(number, signature)
 
 
 def _percent(count: int, split: CheckedSplit) -> str:

@@ -23,6 +23,20 @@ class DataError(ConfigurationError):
     """A dataset's files or rows are not what the configuration says they are."""
 
 
+class RowError(DataError):
+    """A row is not what its objective reads; whoever gave the rows knows where it stands.
+
+    Args:
+        problem: what is wrong with it.
+        row: which one of those that were given, from 1.
+    """
+
+    def __init__(self, problem: str, row: int | None = None) -> None:
+        super().__init__(problem if row is None else f"row {row}: {problem}")
+        self.problem = problem
+        self.row = row
+
+
 class ModelError(ConfigurationError):
     """A model's files cannot be loaded as the configuration says."""
 

@@ -225,6 +225,13 @@ class Objective(Plugin):
         The module may be on a GPU: move to its device what is made of the examples, and the columns back.
         """
 
+    def columns(self, model: Model) -> Collection[str]:
+        """Name what `predict` gives for a model, so that no metric that reads more is chosen; empty where not said.
+
+        The model may be an outline.
+        """
+        return ()
+
     def unlimited(self) -> Objective:
         """Give the same objective without a limit on the length of its examples; itself where it has none."""
         return self
@@ -289,6 +296,8 @@ class Metric(Plugin):
     """Whether it reads how far the predictions are from the untouched base's besides, by the objective's
     `predicted_logits`: the columns `predictions`, `agreeing`, `cross_entropy_against_base` and `kl_against_base`,
     each a count or a sum over the example's predictions."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """The columns of the objective's `predict` that it reads; empty where not said."""
 
     def prepare(self, columns: Columns) -> Columns:
         """Work out once what `value` and `count` read: columns of numbers, one element an example."""

@@ -17,7 +17,7 @@ from myosotis.plugins import Registry, load_registry
 
 REPLICATES = frozenset({"seed", "curriculum.order"})
 """Swept keys over which results aggregate."""
-NAMES_NO_STUDY = ("study", "studies", "force", "hydra", "logger")
+NAMES_NO_STUDY = ("study", "studies", "force", "data_check", "hydra", "logger")
 """Keys that do not change which study a command means."""
 QUICKSTART = "+experiments=quickstart"
 """What a command means that says nothing about its trials."""

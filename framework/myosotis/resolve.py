@@ -331,7 +331,7 @@ def _check_given(config: DictConfig) -> None:
 
 
 def _trial_keys(config: DictConfig) -> list[str]:
-    left_out = {"hydra", "arms", "study", "studies", "force", "logger", "run"}
+    left_out = {"hydra", "arms", "study", "studies", "force", "data_check", "logger", "run"}
     return [str(key) for key in config if key not in left_out]
 
 

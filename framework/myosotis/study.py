@@ -20,6 +20,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from myosotis.config import Composer, composer, explained, is_name, plain
+from myosotis.data_record import FILE, DataRecord, joined, keep
 from myosotis.errors import (
     ConfigurationError,
     MyosotisError,
@@ -47,6 +48,7 @@ from myosotis.progress import Progress
 from myosotis.resolve import Resolver, TrialConfig
 
 if TYPE_CHECKING:
+    from myosotis.check import TrialCheck
     from myosotis.cohort import Job
     from myosotis.launching import Launch
     from myosotis.planning import StudyPlan
@@ -190,10 +192,12 @@ def sweep(
     folder, left = layout.folder, layout.left
     task.begin(folder.name, len(layout.planned), left)
     with task.warm(getattr(launcher, "options", None)):
-        task.check()
+        check = task.check()
+        records = task.look_at_data(check) if master.data_check else {}
         try:
             with StudyLock(folder):
                 write_study(folder, arguments, [each.entry for each in layout.planned])
+                keep(folder / FILE, records)
         except (OSError, StorageError) as error:
             raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
         jobs = [_overrides(each, folder.name) for each in left]
@@ -313,19 +317,37 @@ class TrialTask:
                 self._warm.close()
                 self._warm = None
 
-    def check(self) -> None:
+    def check(self) -> TrialCheck:
         """Find what would stop the trials that are left, before anything trains."""
         from myosotis.check import TrialCheck
 
         check = TrialCheck(self.workspace)
         for each in self.left:
-            where = f"in the trial {' '.join(each.overrides) or 'by default'}"
-            try:
+            with _told(each):
                 self.stackable[each.entry.id] = check(each.config) is None
-            except MyosotisError as error:
-                raise type(error)(f"{error} ({where})") from error
-            except Exception as error:  # a plugin's own, which must not be a traceback either
-                raise PluginError(f"{type(error).__name__}: {error} ({where})") from error
+        return check
+
+    def look_at_data(self, check: TrialCheck) -> dict[str, DataRecord]:
+        """Look at the data of the trials that are left, and say what was found.
+
+        Raises:
+            DataError: nothing should be trained on them.
+        """
+        from myosotis.study_data import LOOKED_AT, StudyData
+
+        data = StudyData(self.workspace, check.outline, LOOKED_AT)
+        found: dict[str, DataRecord] = {}
+        for each in self.left:
+            with _told(each):
+                found.update([data.look(each.config)])
+        together = joined(found.values())
+        for finding in together.findings:
+            self.progress.note(f"data: {finding}")
+        if any(split.looked_at < split.rows for split in together.splits):
+            self.progress.note(
+                f"data: {LOOKED_AT:,} rows of a split were looked at; myosotis data check looks at all"
+            )
+        return found
 
     def __call__(self, config: DictConfig) -> None:
         """Run one trial in the place that its study gave it: what any of Hydra's launchers calls."""
@@ -382,6 +404,18 @@ class TrialTask:
             trial: f"{names[trial].name}: {error}\n    " + os.path.relpath(names[trial].folder / "error.txt")
             for trial, error in launch.run().items()
         }
+
+
+@contextlib.contextmanager
+def _told(planned: PlannedTrial) -> Iterator[None]:
+    """Say which trial a mistake is in."""
+    where = f"in the trial {' '.join(planned.overrides) or 'by default'}"
+    try:
+        yield
+    except MyosotisError as error:
+        raise type(error)(f"{error} ({where})") from error
+    except Exception as error:  # a plugin's own, which must not be a traceback either
+        raise PluginError(f"{type(error).__name__}: {error} ({where})") from error
 
 
 def _name(entry: TrialEntry) -> str:

@@ -19,6 +19,7 @@ from myosotis.ledger import Score, content_hash, read_json, score_from, write_js
 from myosotis.locks import Lock
 from myosotis.plugins import Registry
 from myosotis.resolve import TrialConfig
+from myosotis.rows import encoded, first
 from myosotis.seeds import derive_seed, random_state, restore_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def encode(task: Task, rows: Rows, model: Model, split: str, shots: Sequence[Row
     """Encode rows for a model, with the shots in their prompts where there are some.
 
     Raises:
-        DataError: nothing comes out.
+        DataError: nothing comes out, or a row is not what the objective reads.
     """
     examples = encoded(task.objective, rows, model, shots)
     if len(examples) == 0:
@@ -202,11 +203,6 @@ def encode(task: Task, rows: Rows, model: Model, split: str, shots: Sequence[Row
             f"give more text, or a smaller dataset.{task.name}.length"
         )
     return examples
-
-
-def encoded(objective: Objective, rows: Rows, model: Model, shots: Sequence[Row] = ()) -> Sequence[Example]:
-    """Encode rows, with the shots in their prompts where there are some."""
-    return objective.encode_with_shots(rows, shots, model) if shots else objective.encode(rows, model)
 
 
 def first_examples(
@@ -221,7 +217,7 @@ def first_examples(
     if limit is not None and task.objective.in_order:
         count = limit if isinstance(limit, int) else FIRST_ROWS
         while count < len(rows):
-            examples = encoded(task.objective, [rows[index] for index in range(count)], model, shots)
+            examples = encoded(task.objective, first(rows, count), model, shots)
             if (taken := evaluated_count(task.objective, examples, limit)) < len(examples):
                 return limited(examples, taken)
             count *= 4

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from myosotis.data_check import CheckedSplit, findings
+from myosotis.data_check import CheckedSplit, findings, record
+from myosotis.errors import DataError
+from myosotis.study_data import refuse
 
 WORDS = [
     "the",
@@ -133,3 +136,54 @@ def test_letters_that_only_look_alike() -> None:
     assert "are Cyrillic, as in 'p\u0430ypal'" in found[0]
     half = [*sentences(50), *(["\u043d\u0435\u0437\u0430\u0431\u0443\u0434\u043a\u0430 " * 5] * 1)]
     assert not any("scripts" in each for each in told(split(half * 2)))
+
+
+def test_utf8_that_was_read_as_another_encoding() -> None:
+    wrong = "caf\u00e9 \u2019".encode().decode("cp1252")
+    found = told(split([*sentences(99), wrong]))
+    assert len(found) == 1
+    assert found[0].startswith("plays (train): 1 rows (1.0%) hold UTF-8 that was read as another encoding, ")
+    assert "such as '\u00c3\u00a9' for '\u00e9': " in found[0]
+    assert (
+        told(split([*sentences(100), "\u00c4hnlich, \u00c9t\u00e9\u00a0\u00bb, \u00c3o, AMANH\u00c3"])) == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (split([" "] * 60), split(sentences(60)), "plays (train): every row is empty"),
+        (
+            split(sentences(60), labels=Counter(good=30, bad=30)),
+            split(sentences(60, seed=1), "plays (test)", trains=False, labels=Counter(pos=30, neg=30)),
+            "plays (train) and plays (test): no label that is scored is trained on: neg, pos against bad, good",
+        ),
+    ],
+)
+def test_what_nothing_should_be_trained_on_stops(
+    train: CheckedSplit, test: CheckedSplit, message: str
+) -> None:
+    stopping = [each for each in findings([train, test]) if each.stops]
+    assert [f"{each.where}: {each.what}" for each in stopping] == [message]
+    with pytest.raises(DataError, match=re.escape(message)):
+        refuse(stopping)
+
+
+def test_a_split_in_numbers() -> None:
+    rows = sentences(100)
+    found = record(split(rows, tokens=[10] * 98 + [30, 50], lost=[0] * 98 + [14, 34], rows=2000))
+    assert (found.rows, found.looked_at) == (2000, 100)
+    assert (found.tokens, found.median, found.longest, found.lost) == (1060, 10, 50, 48)
+    assert [(bar.start, bar.end, bar.rows) for bar in found.lengths] == [
+        (10, 11.25, 98),
+        (30, 31.25, 1),
+        (48.75, 50, 1),
+    ]
+    running = record(split(["abcd", "ab"]))
+    assert (running.unit, running.tokens, running.longest) == ("characters", None, None)
+    assert [(bar.start, bar.rows) for bar in running.lengths] == [(2, 1), (3, 1)]
+
+
+def test_rows_without_texts_are_not_compared() -> None:
+    assert told(split([], rows=100)) == []
+    assert told(split([], rows=7)) == ["plays (train): there are only 7 rows"]

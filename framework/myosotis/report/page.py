@@ -9,9 +9,11 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from myosotis.data_record import DataRecord
 from myosotis.errors import StorageError
 from myosotis.ledger import StudyRecord, cache_folder, write_text
-from myosotis.report.pictures import Picture, page_specification, vega_lite_version
+from myosotis.report.data import HEADER, cells
+from myosotis.report.pictures import DATA, Picture, page_specification, vega_lite_version
 from myosotis.report.table import SHOWN_WHOLE, front_first
 from myosotis.report.words import findings
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def page(record: StudyRecord, frame: pd.DataFrame, shown: list[Picture]) -> str:
+def page(record: StudyRecord, frame: pd.DataFrame, data: DataRecord, shown: list[Picture]) -> str:
     """The HTML of the report; `frame` is what `described` gives. Every name is escaped."""
     from jinja2 import Environment
 
@@ -30,7 +32,11 @@ def page(record: StudyRecord, frame: pd.DataFrame, shown: list[Picture]) -> str:
         name=record.name,
         statuses=record.trials["status"].value_counts().to_dict(),
         findings=list(findings(record, frame)),
-        pictures=[_embedded(picture) for picture in shown],
+        pictures=[_embedded(picture) for picture in shown if picture.section != DATA],
+        data=data,
+        data_header=HEADER,
+        data_rows=[cells(split) for split in data.splits],
+        data_pictures=[_embedded(picture) for picture in shown if picture.section == DATA],
         rows=(front_first(frame) if is_long else frame).to_dict("records"),
         is_long=is_long,
         has_probes=bool((record.columns["role"] == "probe").any()),

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from myosotis.data_record import DataRecord
 from myosotis.ledger import StudyRecord
 from myosotis.report.aggregate import FRONTS
+from myosotis.report.data import lengths
 from myosotis.report.heatmap import heat_maps
 from myosotis.report.matrices import score_cells
 from myosotis.report.scatter import is_few, scatter
@@ -21,13 +23,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+DATA = "data"
+"""The section of pictures that are about the data, not about the scores."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """Charts that answer one question: side by side in the page, in one file on disk.
 
     Attributes:
         name: the files' name, without ending.
-        section: scatter, scores or sweep.
+        section: scatter, scores, sweep or data.
         title: what it shows.
         charts: one or several.
         crowded: whether there is too much to show each configuration by itself.
@@ -40,7 +46,7 @@ class Picture:
     crowded: bool = False
 
 
-def pictures(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Picture]:
+def pictures(record: StudyRecord, frame: pd.DataFrame, data: DataRecord | None = None) -> Iterator[Picture]:
     """The pictures that the study has values for; `frame` is what `described` gives."""
     titles = axis_titles(record.columns)
     for headline in FRONTS:
@@ -56,6 +62,8 @@ def pictures(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Picture]:
         charts = sweep_charts(frame, key, titles)
         if charts:
             yield Picture(file_name(key), "sweep", key, charts, is_crowded(frame, key))
+    if histograms := list(lengths(data.splits if data else ())):
+        yield Picture("lengths", DATA, "Lengths of the rows", histograms)
 
 
 def page_specification(chart: alt.LayerChart) -> dict[str, Any]:
@@ -65,7 +73,14 @@ def page_specification(chart: alt.LayerChart) -> dict[str, Any]:
 
 
 def write_files(picture: Picture, folder: Path) -> None:
-    """Write `<name>.svg` and `<name>.png` (two pixels a point), on white."""
+    """Write `<name>.svg` and `<name>.png`."""
+    drawn = svg(picture)
+    (folder / f"{picture.name}.svg").write_text(drawn, encoding="utf-8")
+    (folder / f"{picture.name}.png").write_bytes(png(drawn))
+
+
+def svg(picture: Picture) -> str:
+    """Draw all charts of a picture, on white."""
     import altair as alt
     import vl_convert
 
@@ -78,9 +93,14 @@ def write_files(picture: Picture, folder: Path) -> None:
         else alt.concat(*sized, columns=3, spacing=36).resolve_scale(color="independent")
     )
     specification = _specification(whole) | {"background": "white", "padding": 16}
-    svg = vl_convert.vegalite_to_svg(specification, vl_version=vega_lite_version())
-    (folder / f"{picture.name}.svg").write_text(svg, encoding="utf-8")
-    (folder / f"{picture.name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+    return str(vl_convert.vegalite_to_svg(specification, vl_version=vega_lite_version()))
+
+
+def png(drawn: str) -> bytes:
+    """Turn a drawing into pixels, two a point."""
+    import vl_convert
+
+    return bytes(vl_convert.svg_to_png(drawn, scale=2))
 
 
 def vega_lite_version() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from myosotis.data_record import FILE, joined, read_data
 from myosotis.ledger import StudyRecord, write_text
 from myosotis.report.aggregate import configurations
 
@@ -35,12 +36,13 @@ def write_report(record: StudyRecord) -> Path:
     from myosotis.report.words import described
 
     frame = described(configurations(record))
+    data = joined(read_data(record.folder / FILE).values())
     folder = record.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     path = record.folder / "report.html"
     with debug_mode(False):  # would hold every part of every picture against the schema as it is made
-        shown = list(pictures(record, frame))
+        shown = list(pictures(record, frame, data))
         for picture in shown:
             write_files(picture, folder)
-        write_text(path, page(record, frame, shown))
+        write_text(path, page(record, frame, data, shown))
     return path

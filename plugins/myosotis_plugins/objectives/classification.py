@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, unknown_name
+from myosotis.errors import ConfigurationError, RowError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
 from myosotis_plugins.objectives import causal, few_shot, label_head, label_likelihood, shown
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_LABELS, Head, Shape, label_names, shape_of
@@ -82,7 +82,7 @@ class Classification(Objective):
         texts, labels = [row["text"] for row in read], [row["label"] for row in read]
         for number, label in enumerate(labels, 1):
             if label not in self.labels:
-                raise DataError(f"row {number}: " + unknown_name("label", str(label), self.labels))
+                raise RowError(unknown_name("label", str(label), self.labels), number)
         places = [self.labels.index(label) for label in labels]
         if self._has_head(model):
             return label_head.encode(texts, places, self.labels, self.head_name, self.length, model)
@@ -143,6 +143,10 @@ class Classification(Objective):
     def count(self, batch: Batch) -> int:
         """Count the rows, or the labels' tokens."""
         return super().count(batch) if "allowed" in batch else causal.count(batch["labels"])
+
+    def columns(self, model: Model) -> Collection[str]:
+        """Name labels and their losses; a row counts as one token."""
+        return "label", "prediction", "loss", "tokens"
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each row's label, its prediction, and the loss of its label among the labels in nats."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import add
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, located, unknown_name
+from myosotis.errors import ConfigurationError, DataError, RowError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
 from myosotis_plugins.objectives import causal, few_shot, shown
 from myosotis_plugins.objectives.generation import continued, greedy
@@ -88,8 +88,10 @@ class Instruction(Objective):
     def _encoded(self, rows: Rows, shown: Messages, model: Model) -> Sequence[Example]:
         chats = []
         for index in range(len(rows)):
-            with located(f"row {index + 1}"):
+            try:
                 chats.append(checked_messages(rows[index]))
+            except DataError as error:
+                raise RowError(str(error), index + 1) from error
         turns = self._turns([behind(shown, chat) for chat in chats], model)
         first = causal.token_ids(model, [each[0].prompt for each in turns], special=self.template != CHAT)
         texts = [self._texts(each, len(shown))[1:] for each in turns]
@@ -132,12 +134,13 @@ class Instruction(Objective):
             response += whole
             labels += whole if answers else [causal.IGNORED] * len(whole)
         if not response:
-            raise DataError(f"row {number}: a response must have at least one token, but is empty")
+            raise RowError("a response must have at least one token, but is empty", number)
         room = self.length - len(response)
         if room < 1:
-            raise DataError(
-                f"row {number}: a response must leave room for its prompt in {self.length} tokens, but has "
-                f"{len(response)}; raise length, or shorten the response"
+            raise RowError(
+                f"a response must leave room for its prompt in {self.length} tokens, but has {len(response)}; "
+                "raise length, or shorten the response",
+                number,
             )
         return {
             "prompt": [*before, *prompt[-room:]],
@@ -176,6 +179,10 @@ class Instruction(Objective):
     def count(self, batch: Batch) -> int:
         """Count the responses' tokens."""
         return causal.count(batch["labels"])
+
+    def columns(self, model: Model) -> Collection[str]:
+        """Name losses and tokens."""
+        return "loss", "tokens"
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each response's summed loss in nats and its number of tokens."""

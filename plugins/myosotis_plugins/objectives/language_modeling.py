@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,9 +60,12 @@ class LanguageModeling(Objective):
         """Cut the rows' tokens into blocks; a last block that is not full is left out when joined."""
         documents = causal.token_ids(model, [rows[index]["text"] for index in range(len(rows))])
         blocks = list(self._joined(documents) if self.packing == "joined" else self._isolated(documents))
-        if self.head(shape_of(getattr(model.module, "config", None))).kind == MASKED:
+        if self._masks(model):
             return [masked.masked(block, self.masking, model) for block in blocks]
         return blocks
+
+    def _masks(self, model: Model) -> bool:
+        return self.head(shape_of(getattr(model.module, "config", None))).kind == MASKED
 
     def _joined(self, documents: Sequence[Sequence[int]]) -> Iterator[Example]:
         stream = np.fromiter((token for document in documents for token in document), dtype=np.int64)
@@ -116,6 +119,10 @@ class LanguageModeling(Objective):
         if placed.TARGETS in batch:
             return placed.count(batch[placed.TARGETS])
         return causal.count(batch["labels"])
+
+    def columns(self, model: Model) -> Collection[str]:
+        """Name losses and tokens, and for a decoder bytes."""
+        return ("loss", "tokens") if self._masks(model) else ("loss", "tokens", "bytes")
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each block's summed loss in nats, and how many tokens and bytes are predicted."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError
+from myosotis.errors import ConfigurationError, RowError
 from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
 from myosotis_plugins.objectives import causal, few_shot, placed, shown
 from myosotis_plugins.objectives.generation import continued, greedy, transduced
@@ -75,9 +75,10 @@ class SequenceToSequence(Objective):
         for number, (source, target, row) in enumerate(zip(sources, targets, read, strict=True), 1):
             whole = target if end is None else [*target, end]
             if not 1 <= len(whole) <= self.target_length:
-                raise DataError(
-                    f"row {number}: a target must have 1 to {self.target_length} tokens with its end, but has "
-                    f"{len(whole)}; raise target_length, or shorten the target"
+                raise RowError(
+                    f"a target must have 1 to {self.target_length} tokens with its end, but has {len(whole)}; "
+                    "raise target_length, or shorten the target",
+                    number,
                 )
             names = ("source", "target") if both else ("prompt", "response")
             examples.append({names[0]: source, names[1]: whole, "reference": row["target"]})
@@ -162,6 +163,10 @@ class SequenceToSequence(Objective):
         if placed.TARGETS in batch:
             return placed.count(batch[placed.TARGETS])
         return causal.count(batch["labels"])
+
+    def columns(self, model: Model) -> Collection[str]:
+        """Name losses and tokens."""
+        return "loss", "tokens"
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each target's summed loss in nats and its number of tokens."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, unknown_name
+from myosotis.errors import ConfigurationError, RowError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
 from myosotis_plugins.objectives import placed
 from myosotis_plugins.objectives.causal import IGNORED, WITHOUT_LIMIT, objects, on_device, padded
@@ -81,13 +81,14 @@ class TokenClassification(Objective):
     def _check(self, number: int, row: Mapping[str, Any]) -> None:
         words, tags = row["tokens"], row["tags"]
         if len(words) != len(tags) or not words:
-            raise DataError(
-                f"row {number}: every word must have a tag, and there must be one, but there are {len(words)} "
-                f"words and {len(tags)} tags: {' '.join(map(str, words))[:60]}"
+            raise RowError(
+                f"every word must have a tag, and there must be one, but there are {len(words)} words and "
+                f"{len(tags)} tags: {' '.join(map(str, words))[:60]}",
+                number,
             )
         for tag in tags:
             if tag not in self.tags:
-                raise DataError(f"row {number}: " + unknown_name("tag", str(tag), self.tags))
+                raise RowError(unknown_name("tag", str(tag), self.tags), number)
 
     def tokens(self, example: Example) -> int:
         """Count the pieces."""
@@ -130,6 +131,10 @@ class TokenClassification(Objective):
     def count(self, batch: Batch) -> int:
         """Count the words."""
         return placed.count(batch[placed.TARGETS])
+
+    def columns(self, model: Model) -> Collection[str]:
+        """Name tags and their losses."""
+        return "tags", "predicted_tags", "loss", "tokens"
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Give each sentence's tags, those predicted, and the summed loss in nats of those not cut off."""

@@ -1,0 +1,65 @@
+"""Rows of a dataset: some of them, and where each stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from myosotis.errors import DataError, RowError
+from myosotis.interfaces import Example, Model, Objective, Row, Rows
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Rows that know where they stand, such as in a line of a file."""
+
+    def place(self, index: int) -> str:
+        """Say where a row stands."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the rows, in the order of their indices."""
+
+    rows: Rows
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[self.indices[index]]
+
+    def place(self, index: int) -> str:
+        """Say where a row stands."""
+        return place_of(self.rows, self.indices[index])
+
+
+def first(rows: Rows, count: int) -> Chosen:
+    """Give the first rows."""
+    return Chosen(rows, range(min(count, len(rows))))
+
+
+def spread(rows: Rows, most: int) -> Chosen:
+    """Give at most so many rows, evenly spread."""
+    return Chosen(rows, range(0, len(rows), max(1, -(-len(rows) // most))))
+
+
+def place_of(rows: Rows, index: int) -> str:
+    """Say where a row stands: what the rows know, else its number."""
+    return rows.place(index) if isinstance(rows, Placed) else f"row {index + 1}"
+
+
+def encoded(objective: Objective, rows: Rows, model: Model, shots: Sequence[Row] = ()) -> Sequence[Example]:
+    """Encode rows for a model, with the shots in their prompts where there are some.
+
+    Raises:
+        DataError: a row is not what the objective reads; names its place.
+    """
+    try:
+        return objective.encode_with_shots(rows, shots, model) if shots else objective.encode(rows, model)
+    except RowError as error:
+        if error.row is None:
+            raise
+        raise DataError(f"{place_of(rows, error.row - 1)}: {error.problem}") from error

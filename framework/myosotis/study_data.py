@@ -1,0 +1,101 @@
+"""A study's data before it runs: looked at once, and what was found kept for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from myosotis.data_check import CheckedSplit, checked_split, findings, record
+from myosotis.data_record import DataRecord, Finding, read_data, write_data
+from myosotis.errors import DataError, located
+from myosotis.interfaces import Model, Task
+from myosotis.ledger import cache_folder, content_hash
+from myosotis.resolve import TrialConfig
+from myosotis.workspace import Workspace, place_of
+
+CHECKED = 1
+"""Bumped when other things are found in the same data."""
+LOOKED_AT = 2_000
+"""Rows of a split that are looked at before every study; `myosotis data check` looks at all."""
+
+
+@dataclass
+class StudyData:
+    """Looks at what trials train on and are scored on; what several have in common once.
+
+    Attributes:
+        workspace: reads the data.
+        outline: gives a trial's model without its weights.
+        most: rows of a split that are looked at, evenly spread; all where None.
+    """
+
+    workspace: Workspace
+    outline: Callable[[TrialConfig], Model]
+    most: int | None
+    _splits: dict[tuple[str, str, str, str], CheckedSplit] = field(default_factory=dict)
+
+    def splits(self, config: TrialConfig) -> list[CheckedSplit]:
+        """Read what a trial trains on and is scored on.
+
+        Raises:
+            DataError: a row is not what its objective reads.
+        """
+        return [
+            self._split(config, task, split)
+            for task in config.tasks.values()
+            for split in _named(config, task)
+        ]
+
+    def _split(self, config: TrialConfig, task: Task, split: str) -> CheckedSplit:
+        identity, model = config.identities[task.name], config.identities["model"]
+        key = (task.name, identity, split, model)
+        if key not in self._splits:
+            with located(place_of(task)):
+                rows = self.workspace.rows(task, identity, split)
+                trains = task.role == "task" and split == "train"
+                self._splits[key] = checked_split(task, split, rows, trains, self.outline(config), self.most)
+        return self._splits[key]
+
+    def look(self, config: TrialConfig) -> tuple[str, DataRecord]:
+        """Say what was found in a trial's data, and the hash over what that depends on; reads them but once.
+
+        Raises:
+            DataError: nothing should be trained on them.
+        """
+        key = _key(config, self.most)
+        path = cache_folder() / "data" / f"{key}.json"
+        known = read_data(path)
+        if key not in known:
+            splits = self.splits(config)
+            found = list(findings(splits))
+            refuse(found)
+            known = {key: DataRecord([record(each) for each in splits], found)}
+            write_data(path, known)
+        return key, known[key]
+
+
+def _named(config: TrialConfig, task: Task) -> Iterator[str]:
+    if any(task.name in stage.tasks for stage in config.stages):
+        yield "train"
+        if config.evaluation.split == "train":
+            return
+    yield config.evaluation.split
+
+
+def _key(config: TrialConfig, most: int | None) -> str:
+    tasks = [
+        (name, task.role, config.identities[name], list(_named(config, task)))
+        for name, task in config.tasks.items()
+    ]
+    return content_hash([CHECKED, most, config.identities["model"], tasks])
+
+
+def refuse(found: Sequence[Finding]) -> None:
+    """Refuse data on which nothing should be trained.
+
+    Raises:
+        DataError: says all that is wrong.
+    """
+    stopping = [str(each) for each in found if each.stops]
+    if stopping:
+        raise DataError("\n  ".join(stopping))
