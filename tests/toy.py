@@ -127,6 +127,9 @@ class PointObjective(Objective):
         batch = {name: value.to(device) for name, value in self.collate(examples, model).items()}
         return list(self.forward(module, batch)[:, None])
 
+    def columns(self, model: Model) -> Collection[str]:
+        return "hit", "loss"
+
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         device = next(module.parameters()).device
         batch = {name: value.to(device) for name, value in self.collate(examples, model).items()}
@@ -140,6 +143,7 @@ class Hits(Metric):
     """Share of right answers."""
 
     higher_is_better = True
+    reads = frozenset({"hit"})
 
     def value(self, columns: Columns) -> float:
         return float(columns["hit"].mean())
@@ -149,6 +153,7 @@ class Surprise(Metric):
     """Mean loss in nats."""
 
     higher_is_better = False
+    reads = frozenset({"loss"})
 
     def value(self, columns: Columns) -> float:
         return float(columns["loss"].mean())

@@ -233,6 +233,13 @@ class Unshown(toy.PointObjective):
         return super().encode(rows, model)
 
 
+class Boastful(toy.PointObjective):
+    """Names a column that it does not give."""
+
+    def columns(self, model: Model) -> Collection[str]:
+        return "hit", "loss", "text"
+
+
 class Directionless(Metric):
     """Says not whether higher is better."""
 
@@ -245,6 +252,12 @@ class ArrayValue(toy.Surprise):
 
     def value(self, columns: Columns) -> float:
         return columns["loss"]  # type: ignore[return-value]
+
+
+class Secretive(toy.Surprise):
+    """Reads another column than it says."""
+
+    reads = frozenset({"hit"})
 
 
 class NoCount(toy.Surprise):

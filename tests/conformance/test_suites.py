@@ -255,6 +255,7 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (TestPointObjective, "loss_is_one_number_with_a_gradient", broken_plugins.DetachedLoss),
     (TestPointObjective, "predictions_do_not_depend_on_the_batch_size", broken_plugins.Normalizing),
     (TestPointObjective, "logits_do_not_depend_on_the_batch_size", broken_plugins.Centring),
+    (TestPointObjective, "columns_are_those_that_it_names", broken_plugins.Boastful),
     (TestPointObjective, "predictions_are_what_the_metrics_read", broken_plugins.NoSuchMetric),
     (TestPointObjective, "predictions_are_what_the_metrics_read", broken_plugins.NoSuchColumn),
     (TestPointObjective, "shots_come_before_every_row", broken_plugins.AlsoScored),
@@ -262,6 +263,7 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (TestHits, "says_its_direction", broken_plugins.Directionless),
     (TestHits, "value_is_one_number", broken_plugins.ArrayValue),
     (TestHits, "value_is_one_number", broken_plugins.NoCount),
+    (TestHits, "reads_no_more_than_it_says", broken_plugins.Secretive),
     (TestHits, "order_does_not_matter", broken_plugins.FirstOnly),
     (TestHits, "examples_twice_give_the_same_score", broken_plugins.Summed),
 ]

@@ -35,6 +35,17 @@ class MetricTestSuite(PluginTestSuite[Metric]):
         assert isinstance(count, int), f"a count must be a whole number, but is {type(count).__name__}"
         assert count > 0, f"a count must be positive, but is {count}"
 
+    def test_reads_no_more_than_it_says(self) -> None:
+        """Where `reads` says which columns of `predict` it reads, it gives the same with these alone."""
+        metric = self.make()
+        if not metric.reads or metric.generates:
+            return
+        columns = {name: column for name, column in self.columns().items() if name in metric.reads}
+        try:
+            self._check_same(columns, "the columns that reads names alone must not change the score")
+        except KeyError as error:
+            raise AssertionError(f"reads must name the column {error}, for it is read") from error
+
     def test_order_does_not_matter(self) -> None:
         """The examples in reverse give the same score."""
         reversed_columns = {name: column[::-1] for name, column in self.columns().items()}

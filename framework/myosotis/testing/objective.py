@@ -129,6 +129,15 @@ class ObjectiveTestSuite(PluginTestSuite[Objective]):
             same = own.shape == single.shape and torch.allclose(own, single, rtol=TOLERANCE, atol=TOLERANCE)
             assert same, f"the logits of example {number} must not depend on the batch size, but do"
 
+    def test_columns_are_those_that_it_names(self) -> None:
+        """Where `columns` names what `predict` gives, it is just that."""
+        model = self.model()
+        named, given = set(self.make().columns(model)), set(self._predict(model, self._examples(model)))
+        assert named in (set(), given), (
+            f"columns must name what predict gives, {', '.join(sorted(given))}, but names "
+            f"{', '.join(sorted(named))}"
+        )
+
     def test_predictions_are_what_the_metrics_read(self) -> None:
         """Every metric that the objective names is a plugin, and gives a finite number."""
         model = self.model()

@@ -18,6 +18,7 @@ class Accuracy(Metric):
     """The share of examples whose prediction is their label."""
 
     higher_is_better = True
+    reads = frozenset({"label", "prediction"})
 
     def value(self, columns: Columns) -> float:
         """Average the hits."""
@@ -28,6 +29,7 @@ class LabelCrossEntropy(Metric):
     """Mean of −log of the right label's probability among the labels, in nats; smoother than accuracy."""
 
     higher_is_better = False
+    reads = frozenset({"loss"})
 
     def value(self, columns: Columns) -> float:
         """Average the losses."""
@@ -38,6 +40,7 @@ class MacroF1(Metric):
     """The mean over labels of 2 · hits / (chosen + right), by torchmetrics; of those that are chosen or right."""
 
     higher_is_better = True
+    reads = frozenset({"label", "prediction"})
 
     def value(self, columns: Columns) -> float:
         """Average over the labels."""
@@ -53,6 +56,7 @@ class Matthews(Metric):
     """
 
     higher_is_better = True
+    reads = frozenset({"label", "prediction"})
 
     def value(self, columns: Columns) -> float:
         """Correlate."""

@@ -17,6 +17,7 @@ class CrossEntropy(Metric):
     """Mean loss over tokens, in nats: Σ loss / Σ tokens over all examples."""
 
     higher_is_better = False
+    reads = frozenset({"loss", "tokens"})
 
     def value(self, columns: Columns) -> float:
         """Divide the summed losses by the tokens."""
@@ -31,6 +32,7 @@ class Perplexity(Metric):
     """The exponential of the cross-entropy."""
 
     higher_is_better = False
+    reads = frozenset({"loss", "tokens"})
 
     def value(self, columns: Columns) -> float:
         """Exponentiate the mean loss; infinite where a float cannot hold it."""
@@ -46,6 +48,7 @@ class BitsPerByte(Metric):
     """Σ loss / (ln 2 · Σ bytes), which compares models whose tokens differ (Gao et al. 2020, arXiv:2101.00027)."""
 
     higher_is_better = False
+    reads = frozenset({"loss", "bytes"})
 
     def value(self, columns: Columns) -> float:
         """Divide the summed losses, in bits, by the bytes of the text that is predicted."""

@@ -19,6 +19,7 @@ class EntityF1(Metric):
     """
 
     higher_is_better = True
+    reads = frozenset({"tags", "predicted_tags"})
 
     def prepare(self, columns: Columns) -> Columns:
         """Count each sentence's entities."""
@@ -46,6 +47,7 @@ class TagAccuracy(Metric):
     """The share of words whose tag is right."""
 
     higher_is_better = True
+    reads = frozenset({"tags", "predicted_tags"})
 
     def prepare(self, columns: Columns) -> Columns:
         """Count each sentence's words, and the right ones."""
