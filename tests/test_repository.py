@@ -17,7 +17,9 @@ from myosotis.points import expand
 
 ROOT = Path(__file__).parents[1]
 FRAMEWORK = ROOT / "framework"
-ENGLISH = frozenset({"adapters", "file", "freeze", "full", "merge", "prefix", "prompt", "quotes", "stories"})
+ENGLISH = frozenset(
+    {"adapters", "file", "freeze", "full", "hub", "merge", "prefix", "prompt", "quotes", "stories"}
+)
 """Names of built-ins that are also words that the core needs; only as configuration are they names."""
 
 

@@ -121,9 +121,9 @@ class BatchLoader:
     def one_pass(self, batch_size: int) -> Iterator[MixedBatch]:
         """Give every example once, in order: for methods that measure something over the data."""
         for number, part in enumerate(self.parts):
-            indices = [(number, index) for index in range(len(part.examples))]
-            for start in range(0, len(indices), batch_size):
-                yield self.collate(indices[start : start + batch_size])
+            size = len(part.examples)
+            for start in range(0, size, batch_size):
+                yield self.collate([(number, index) for index in range(start, min(start + batch_size, size))])
 
 
 def make_batch(
@@ -242,5 +242,5 @@ def _whole(batches: float) -> int:
 
 def mean_length(parts: Sequence[EncodedPart]) -> float:
     """Give the mean length of the parts' examples in tokens."""
-    lengths = [part.task.objective.tokens(example) for part in parts for example in part.examples]
-    return max(1.0, sum(lengths) / len(lengths))
+    tokens = sum(part.task.objective.tokens(example) for part in parts for example in part.examples)
+    return max(1.0, tokens / sum(len(part.examples) for part in parts))

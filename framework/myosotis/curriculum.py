@@ -313,4 +313,4 @@ class MixtureSampler:
     def _passes(self, part: Part) -> Iterator[int]:
         for epoch in range(2**31):
             generator = np.random.default_rng([self.seed, zlib.crc32(part.task.encode()), epoch])
-            yield from generator.permutation(part.size).tolist()
+            yield from map(int, generator.permutation(part.size))

@@ -177,6 +177,9 @@ class Objective(Plugin):
     """Whether the first rows alone give the first examples, all but the last one: so that few are evaluated
     without encoding all."""
 
+    row_by_row: ClassVar[bool] = False
+    """Whether every row gives its examples, whatever the other rows are: so that not all are encoded at once."""
+
     @abstractmethod
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
         """Turn rows into examples; how many come out is the objective's choice (packing)."""
@@ -194,6 +197,10 @@ class Objective(Plugin):
             f"evaluation.shots must be 0 where an objective has no prompt, such as {type(self).__name__}, but got "
             f"{len(shots)}; leave the task out, or set evaluation.shots=0"
         )
+
+    def stream(self, rows: Rows, model: Model) -> Iterator[Example]:
+        """Give what `encode` gives one by one, for rows too many for memory; here all are encoded at once."""
+        yield from self.encode(rows, model)
 
     @abstractmethod
     def tokens(self, example: Example) -> int:
@@ -338,6 +345,11 @@ class TaskDataset(Plugin):
             DataError: a file is not what it must be.
         """
         return ()
+
+    @property
+    def streams(self) -> bool:
+        """Whether its rows are too many for memory: what they are encoded to is then kept on disk, too."""
+        return False
 
 
 @dataclass(frozen=True)

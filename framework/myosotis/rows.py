@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from myosotis.errors import DataError, RowError
 from myosotis.interfaces import Example, Model, Objective, Row, Rows
+
+AT_ONCE = 1_000
+"""Rows that are encoded at once where not all are."""
 
 
 @runtime_checkable
@@ -46,6 +49,12 @@ def spread(rows: Rows, most: int) -> Chosen:
     return Chosen(rows, range(0, len(rows), max(1, -(-len(rows) // most))))
 
 
+def parts(rows: Rows, size: int) -> Iterator[Chosen]:
+    """Give all rows, so many at a time."""
+    for start in range(0, len(rows), size):
+        yield Chosen(rows, range(start, min(start + size, len(rows))))
+
+
 def place_of(rows: Rows, index: int) -> str:
     """Say where a row stands: what the rows know, else its number."""
     return rows.place(index) if isinstance(rows, Placed) else f"row {index + 1}"
@@ -63,3 +72,16 @@ def encoded(objective: Objective, rows: Rows, model: Model, shots: Sequence[Row]
         if error.row is None:
             raise
         raise DataError(f"{place_of(rows, error.row - 1)}: {error.problem}") from error
+
+
+def streamed(objective: Objective, rows: Rows, model: Model) -> Iterator[Example]:
+    """Encode rows for a model, few at a time.
+
+    Raises:
+        DataError: as `encoded`.
+    """
+    if not objective.row_by_row:
+        yield from objective.stream(rows, model)
+        return
+    for part in parts(rows, AT_ONCE):
+        yield from encoded(objective, part, model)

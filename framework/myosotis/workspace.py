@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import cast, overload
 
 import numpy as np
 
@@ -15,11 +16,12 @@ from myosotis.config import EvaluationConfig
 from myosotis.errors import ConfigurationError, DataError, StorageError
 from myosotis.evaluation import Runtime, predict, score
 from myosotis.interfaces import Example, Model, Objective, Row, Rows, Split, Task
-from myosotis.ledger import Score, content_hash, read_json, score_from, write_json
+from myosotis.ledger import Score, cache_folder, content_hash, read_json, score_from, write_json
 from myosotis.locks import Lock
 from myosotis.plugins import Registry
+from myosotis.records import Records, write_records
 from myosotis.resolve import TrialConfig
-from myosotis.rows import encoded, first
+from myosotis.rows import encoded, first, streamed
 from myosotis.seeds import derive_seed, random_state, restore_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,12 @@ class Workspace:
         """Give a task's rows encoded for a model."""
         key = (identity, split, model_identity)
         if key not in self._examples:
-            self._examples[key] = encode(task, self.rows(task, identity, split), model, split)
+            rows = self.rows(task, identity, split)
+            self._examples[key] = (
+                stored_examples(task, rows, model, split, key)
+                if task.dataset.streams
+                else encode(task, rows, model, split)
+            )
         return self._examples[key]
 
     def evaluated(
@@ -113,7 +120,11 @@ class Workspace:
         if key not in self._evaluated:
             rows = self.rows(task, identity, evaluation.split)
             shots = self.shots(task, identity, evaluation)
-            self._evaluated[key] = first_examples(task, rows, model, evaluation, shots)
+            self._evaluated[key] = (
+                first_examples(task, rows, model, evaluation, shots)
+                if shots or evaluation.limit is not None
+                else self.examples(task, identity, evaluation.split, model, model_identity)
+            )
         return self._evaluated[key]
 
     def shots(self, task: Task, identity: str, evaluation: EvaluationConfig) -> list[Row]:
@@ -196,13 +207,57 @@ def encode(task: Task, rows: Rows, model: Model, split: str, shots: Sequence[Row
     Raises:
         DataError: nothing comes out, or a row is not what the objective reads.
     """
-    examples = encoded(task.objective, rows, model, shots)
+    return _some(task, encoded(task.objective, rows, model, shots), rows, split)
+
+
+def _some(task: Task, examples: Sequence[Example], rows: Rows, split: str) -> Sequence[Example]:
     if len(examples) == 0:
         raise DataError(
             f"{task.role} {task.name}: its {len(rows)} {split} rows are too short to give one example; "
             f"give more text, or a smaller dataset.{task.name}.length"
         )
     return examples
+
+
+def stored_examples(
+    task: Task, rows: Rows, model: Model, split: str, key: tuple[str, ...]
+) -> Sequence[Example]:
+    """Encode rows for a model into a file of the cache, once for all studies.
+
+    Raises:
+        DataError: as `encode`.
+        StorageError: the disk is full.
+    """
+    path = cache_folder() / "examples" / content_hash(key, size=16)
+    if not path.is_file():
+        # Processes of one study would each encode them: one does, the others wait.
+        with Lock(path.parent / ".locks" / f"{path.name}.lock", f"the examples of {task.name}", patience=-1):
+            if not path.is_file():
+                examples = streamed(task.objective, rows, model)
+                write_records(path, (pickle.dumps(each, pickle.HIGHEST_PROTOCOL) for each in examples))
+    return _some(task, StoredExamples(path), rows, split)
+
+
+class StoredExamples(Sequence[Example]):
+    """Examples in a file, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._records = Records(path)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [pickle.loads(each) for each in self._records[index]]
+        example: Example = pickle.loads(self._records[index])
+        return example
 
 
 def first_examples(

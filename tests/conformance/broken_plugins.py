@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,22 @@ class LastFirst(toy.PointObjective):
 
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
         return list(super().encode(rows, model))[::-1]
+
+
+class ForgetsTheLast(toy.PointObjective):
+    """Leaves the last row out where rows come one by one."""
+
+    def stream(self, rows: Rows, model: Model) -> Iterator[Example]:
+        yield from self.encode(rows, model)[:-1]
+
+
+class Numbered(toy.PointObjective):
+    """Says that rows do not regard each other, and counts them."""
+
+    row_by_row = True
+
+    def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
+        return [{**row, "label": index % 2} for index, row in enumerate(super().encode(rows, model))]
 
 
 class Listed(toy.PointObjective):

@@ -12,6 +12,7 @@ from tests.plugins import tiny
 
 BUILT_IN = (
     "datasets.file",
+    "datasets.hub",
     "datasets.pycode",
     "datasets.pydocs",
     "datasets.pymodule",

@@ -14,6 +14,7 @@ from myosotis.interfaces import Model, Row, Split, TaskDataset
 from myosotis.testing import TaskDatasetTestSuite
 from myosotis_plugins.datasets.benchmark import Benchmark
 from myosotis_plugins.datasets.gsm8k import GSM8K
+from myosotis_plugins.datasets.hub_commit import commit
 from myosotis_plugins.datasets.multi30k import Multi30k
 from myosotis_plugins.datasets.quotes import Quotes
 from myosotis_plugins.datasets.scitldr import SciTLDR
@@ -211,6 +212,15 @@ def test_without_a_network_the_folder_is_asked_for(monkeypatch: pytest.MonkeyPat
         DataError, match=r"folder with train.jsonl.*Couldn't reach the Hub. Without a network"
     ):
         SST2().split("train")
+
+
+def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    commit.cache_clear()
+    with pytest.raises(
+        DataError, match=r"folder with train.jsonl.*does not: .*Without a network, give path="
+    ):
+        SST2().fingerprint()
 
 
 # Mistakes

@@ -11,11 +11,14 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 
 from myosotis.errors import ConfigurationError, DataError
-from myosotis.interfaces import Rows, TaskDataset
-from myosotis.testing import TaskDatasetTestSuite
+from myosotis.interfaces import Model, Rows, TaskDataset
+from myosotis.rows import Placed, encoded
+from myosotis.testing import ByteTokenizer, TaskDatasetTestSuite
 from myosotis_plugins.datasets.file import File
+from myosotis_plugins.objectives.instruction import Instruction
 
 LABELS = ("even", "odd")
 TEXT = "one\ntwo\n\n  three  \nfour\n\n\nfive\n"
@@ -295,3 +298,104 @@ def test_a_value_of_another_type_is_told(
     path = written(tmp_path, "a.jsonl", json_lines(row))
     with pytest.raises(DataError, match=re.escape(f"{path}:1: column {told}")):
         File(test=path, objective=objective).split("test")
+
+
+def test_several_files_are_one_split_and_each_row_knows_its_own(tmp_path: Path) -> None:
+    one = written(tmp_path, "a.jsonl", json_lines({"text": "1"}, {"text": "2"}))
+    other = written(tmp_path, "b.csv", "text\n3\n4\n")
+    dataset = File(train=[one, other], test=written(tmp_path, "c.txt", "5\n"))
+    rows = dataset.split("train")
+    assert texts(rows) == ["1", "2", "3", "4"]
+    assert isinstance(rows, Placed)
+    assert [rows.place(index) for index in range(4)] == [f"{one}:1", f"{one}:2", f"{other}:2", f"{other}:3"]
+    written(tmp_path, "d.jsonl", json_lines({"text": "6"}))
+    assert texts(File(test=str(tmp_path / "*.jsonl")).split("test")) == ["1", "2", "6"]
+    with pytest.raises(DataError, match=re.escape(f"test: in {tmp_path}: there is no file named 'e*.txt'")):
+        File(test=str(tmp_path / "e*.txt"))
+    with pytest.raises(ConfigurationError, match="train must name a file, but names none"):
+        File(train=[])
+
+
+def test_one_file_in_a_list_is_the_same_content(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "a\n")
+    assert File(train=[path]).fingerprint() == File(train=path).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parameters"),
+    [
+        ("a.txt", TEXT * 9, {"unit": "line"}),
+        ("a.txt", TEXT * 9, {"unit": "paragraph"}),
+        ("a.csv", 'text,label\n"a\nb",x\nc,y\n' * 1 + "d,x\n" * 30, {"objective": "classification"}),
+        (
+            "a.jsonl",
+            json_lines(
+                {"prompt": "a", "response": "b"},
+                {"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": "!"}]},
+            ),
+            {"objective": "instruction"},
+        ),
+        ("a.conll", "In\tO\nRome\tB-x\n\nRain\tO\n", {"objective": "token_classification"}),
+    ],
+)
+def test_rows_on_disk_are_those_in_memory(
+    name: str, content: str, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MYOSOTIS_CACHE", str(tmp_path / "cache"))
+    path = written(tmp_path, name, content)
+    memory, disk = (File(train=path, streaming=each, **parameters) for each in (False, True))
+    assert (memory.streams, disk.streams) == (False, True)
+    assert memory.objective() == disk.objective()
+    for split in ("train", "test"):
+        one, other = memory.split(split), disk.split(split)  # type: ignore[arg-type]
+        assert listed(one) == listed(other) != []
+        assert isinstance(one, Placed)
+        assert isinstance(other, Placed)
+        assert [one.place(index) for index in range(len(one))] == [
+            other.place(index) for index in range(len(other))
+        ]
+    assert len(list((tmp_path / "cache" / "rows").iterdir())) == 1
+
+
+def test_large_files_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "a.txt", "a\n" * 10)
+    assert not File(train=path).streams
+    monkeypatch.setattr("myosotis_plugins.datasets.file.LARGE_BYTES", 19)
+    assert File(train=path).streams
+    assert not File(train=path, streaming=False).streams
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_labels_that_differ_between_splits_are_told_with_their_line(
+    streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MYOSOTIS_CACHE", str(tmp_path / "cache"))
+    train = written(tmp_path, "a.csv", "text,label\na,yes\nb,no\n")
+    test = written(tmp_path, "b.csv", "text,label\na,yes\nb,yess\n")
+    message = (
+        f"{test}:3: the test split must have the labels of the train split, but: there is no label named 'yess'. "
+        "Did you mean yes? Known: no, yes; labels=[…] names those of both"
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        File(train=train, test=test, objective="classification", streaming=streaming).split("test")
+    known = File(train=train, test=test, objective="classification", labels=["yes", "no", "yess"])
+    assert len(listed(known.split("test"))) == 2
+
+
+def test_tags_that_do_not_match_their_words_are_told_with_their_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", json_lines({"tokens": ["a", "b"], "tags": ["O"]}))
+    with pytest.raises(
+        DataError, match=re.escape(f"{path}:1: every word must have a tag, but there are 2 words")
+    ):
+        File(test=path, objective="token_classification").split("test")
+
+
+def test_a_response_that_does_not_fit_is_told_with_its_line(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": "a", "response": "b" * 99}]
+    path = written(tmp_path, "a.jsonl", "\n" + json_lines(*rows))
+    model = Model(torch.nn.Identity(), ByteTokenizer())
+    split = File(test=path, objective="instruction").split("test")
+    assert split is not None
+    message = f"{path}:3: a response must leave room for its prompt in 64 tokens, but has "
+    with pytest.raises(DataError, match=re.escape(message)):
+        encoded(Instruction(length=64), split, model)

@@ -55,6 +55,23 @@ class ObjectiveTestSuite(PluginTestSuite[Objective]):
                         f"example {number} has another {name} than of all"
                     )
 
+    def test_rows_encoded_few_at_a_time_give_the_same_examples(self) -> None:
+        """What `stream` gives, and where `row_by_row` says so what each row gives alone, is what `encode` gives."""
+        objective, model, rows = self.make(), self.model(), self.rows()
+        whole = self._examples(model)
+        ways = {"stream": list(objective.stream(rows, model))}
+        if objective.row_by_row:
+            alone = [objective.encode([rows[index]], model) for index in range(len(rows))]
+            ways["row_by_row"] = [example for each in alone for example in each]
+        for way, examples in ways.items():
+            assert len(examples) == len(whole), (
+                f"{way} must give the {len(whole)} examples of encode, but gives {len(examples)}"
+            )
+            for number, example in enumerate(examples):
+                found, wanted = (objective.collate([each], model) for each in (example, whole[number]))
+                same = all(torch.equal(found[name], value) for name, value in wanted.items())
+                assert same, f"{way} must give the examples of encode, but example {number} is another"
+
     def test_a_batch_holds_tensors_of_its_rows(self) -> None:
         """What is collated are tensors whose first dimension is the rows."""
         model = self.model()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from myosotis.errors import ConfigurationError, DataError
 from myosotis.interfaces import Row, Rows, Split, TaskDataset, file_hash
-from myosotis_plugins.datasets.readers import check_file, decoded, json_rows
+from myosotis_plugins.datasets.hub_commit import commit, first_line
+from myosotis_plugins.datasets.readers import check_file, json_rows
 
 
 class Benchmark(TaskDataset):
@@ -86,7 +86,7 @@ class Benchmark(TaskDataset):
             return None
         path = self.folder / self.files[name]
         check_file(path)
-        return self._rows_of({f"{path}:{line}": row for line, row in json_rows(path, decoded(path))})
+        return self._rows_of({f"{path}:{line}": row for line, row in json_rows(path)})
 
     def _rows_of(self, raw: Mapping[str, Mapping[str, Any]]) -> list[Row]:
         rows = []
@@ -110,17 +110,23 @@ class Benchmark(TaskDataset):
         except (
             Exception
         ) as error:  # the client's errors of the network share no base, and change with its versions
-            first = str(error).strip().split("\n")[0]
-            raise DataError(
-                f"path must be a folder with {', '.join(self.files.values())}, or the Hub must give {self.hub}, "
-                f"but does not: {first}. Without a network, give path=FOLDER"
-            ) from error
+            raise self._absent(f"the Hub must give {self.hub}, but does not: {first_line(error)}") from error
         return {f"{self.hub} {name} row {number}": row for number, row in enumerate(rows, 1)}
+
+    def _absent(self, reason: str) -> DataError:
+        files = ", ".join(self.files.values())
+        return DataError(
+            f"path must be a folder with {files}, or {reason}. Without a network, give path=FOLDER, or set "
+            "HF_HUB_OFFLINE=1 if it was loaded here before"
+        )
 
     def fingerprint(self) -> str:
         """Hash the files, or name the commit of the Hub."""
         if self.folder is None:
-            return _commit(self.hub, self.hub_revision)
+            try:
+                return commit(self.hub, self.hub_revision)
+            except DataError as error:
+                raise self._absent(str(error)) from error
         paths = [self.folder / name for name in self.files.values()]
         for path in paths[:1]:
             check_file(path)
@@ -189,14 +195,3 @@ def held_out(rows: Rows | None, name: Split, every: int) -> Rows | None:
     if rows is None:
         return None
     return [rows[index] for index in range(len(rows)) if (index % every == every - 1) == (name == "test")]
-
-
-@cache
-def _commit(hub: str, revision: str | None) -> str:
-    """Name a data set's commit, or the data set alone where the Hub cannot be asked."""
-    from huggingface_hub import HfApi
-
-    try:
-        return f"{hub}@{HfApi().dataset_info(hub, revision=revision, timeout=10).sha}"
-    except Exception:  # the client's errors of the network share no base, and change with its versions
-        return hub

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, located, unknown_name
+from myosotis.errors import ConfigurationError, DataError, unknown_name
 from myosotis.interfaces import Rows, Split, TaskDataset, file_hash
+from myosotis.ledger import cache_folder, content_hash
+from myosotis.records import Records, write_records
+from myosotis.rows import place_of
 from myosotis_plugins.datasets.readers import (
     check_file,
     conll_rows,
     csv_rows,
-    decoded,
     documents,
     json_rows,
     parquet_rows,
 )
-from myosotis_plugins.objectives.turns import checked_messages
+from myosotis_plugins.datasets.table import ObjectiveName, TableDataset
 
 MYOSOTIS_API = 1
 
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "language_modeling": ("text",),
-    "instruction": ("prompt", "response"),
-    "classification": ("text", "label"),
-    "token_classification": ("tokens", "tags"),
-    "sequence_to_sequence": ("source", "target"),
-}
-LISTS = frozenset({"tokens", "tags"})
-"""Columns that hold lists of words."""
-CONVERSATION = "messages"
-"""Where a row of instructions may have a whole conversation in place of a prompt and a response."""
-LENGTHS: Mapping[str, int] = {**dict.fromkeys(COLUMNS, 128), "instruction": 256}
-HELD_OUT = 10
-"""Every tenth row, or the last tenth of running text, is the test split where no file is named for it."""
+LARGE_BYTES = 256_000_000
+"""Files that are larger together are not held in memory."""
+FORMAT = 1
+"""Of rows on disk; bumped when they are written otherwise."""
 
 
-class File(TaskDataset):
+class File(TableDataset):
     """Rows of files: JSON lines (`.jsonl`, `.json`), `.csv`, `.tsv`, `.parquet`, anything else as plain text.
 
     For tags, text is CoNLL's: a word a line, its tag in the last column, an empty line between sentences.
@@ -48,35 +41,31 @@ class File(TaskDataset):
     every tenth row otherwise.
 
     Args:
-        train: the file to train on.
-        validation: the file for the split of that name.
-        test: the file to be scored on.
+        train: the file to train on, a list of files, or a pattern such as `data/*.jsonl`.
+        validation: those for the split of that name.
+        test: those to be scored on.
         objective: what is done with the rows.
         columns: where the objective's columns stand under other names, such as `{text: body}`. Instructions may
             have whole conversations under `messages`, each a role and a content.
-        labels: classification and tags: the labels; those of the rows, sorted, where not given.
+        labels: classification and tags: the labels; those of the training rows, sorted, where not given.
         length: the most tokens of a block or a row; 128, for instructions 256, where not given.
         packing: language modelling: `joined` or `isolated`.
         template: instruction and classification: the objective's own where not given.
         unit: plain text: what is a document.
         options: further parameters of the objective, such as `{by: head}`; `myosotis plugins show OBJECTIVE`.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        streaming: whether rows and what they are encoded to stay on disk, in the cache's folder, and are read
+            as they are needed, with the same numbers; where not given, files of more than 256 MB do.
     """
 
-    locations = frozenset({"train", "validation", "test"})
+    locations = frozenset({"train", "validation", "test", "streaming"})
 
     def __init__(
         self,
-        train: str | None = None,
-        validation: str | None = None,
-        test: str | None = None,
-        objective: Literal[
-            "language_modeling",
-            "instruction",
-            "classification",
-            "token_classification",
-            "sequence_to_sequence",
-        ] = "language_modeling",
+        train: str | list[str] | None = None,
+        validation: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        objective: ObjectiveName = "language_modeling",
         columns: dict[str, str] | None = None,
         labels: list[str] | None = None,
         length: int | None = None,
@@ -85,148 +74,171 @@ class File(TaskDataset):
         unit: Literal["line", "paragraph", "file"] = "line",
         options: dict[str, Any] | None = None,
         metrics: list[str] | None = None,
+        streaming: bool | None = None,
     ) -> None:
+        super().__init__(objective, columns, labels, length, packing, template, options, metrics)
         given = {"train": train, "validation": validation, "test": test}
-        self.paths = {split: Path(path) for split, path in given.items() if path is not None}
+        self.paths = {split: _paths(split, each) for split, each in given.items() if each is not None}
         if not self.paths:
             raise ConfigurationError("a file dataset must have a file; name one as train or test")
-        if objective not in COLUMNS:
-            raise ConfigurationError("objective: " + unknown_name("objective", str(objective), COLUMNS))
-        known = [*COLUMNS[objective], *([CONVERSATION] if objective == "instruction" else [])]
-        unknown = set(columns or {}) - set(known)
-        if unknown:
-            raise ConfigurationError(
-                f"columns must name those of {objective} ({', '.join(known)}), but names "
-                f"{', '.join(sorted(unknown))}"
-            )
-        if length is not None and length < 1:
-            raise ConfigurationError(f"length must be at least 1 token, but got {length}")
-        self.chosen = objective
-        self.columns = {role: (columns or {}).get(role, role) for role in COLUMNS[objective]}
-        self.conversation = (columns or {}).get(CONVERSATION, CONVERSATION)
-        self.labels = labels
-        self.length = length or LENGTHS[objective]
-        self.packing = packing
-        self.template = template
         self.unit = unit
-        self.options = options or {}
-        self.chosen_metrics = tuple(metrics or ())
+        self.streaming = streaming
 
-    def objective(self) -> tuple[str, Mapping[str, Any]]:
-        """Give the chosen objective with its parameters."""
-        parameters: dict[str, Any] = {"length": self.length}
-        if self.chosen == "language_modeling":
-            parameters["packing"] = self.packing
-        if self.template is not None:
-            parameters["template"] = self.template
-        if self.chosen == "classification":
-            parameters["labels"] = self.labels or sorted({row["label"] for row in self._first_rows})
-        if self.chosen == "token_classification":
-            parameters["tags"] = self.labels or sorted(
-                {tag for row in self._first_rows for tag in row["tags"]}
-            )
-        return self.chosen, {**parameters, **self.options}
+    @property
+    def streams(self) -> bool:
+        """Whether rows stay on disk."""
+        if self.streaming is not None:
+            return self.streaming
+        files = [path for paths in self.paths.values() for path in paths]
+        return sum(path.stat().st_size for path in files if path.is_file()) > LARGE_BYTES
 
-    def metrics(self) -> tuple[str, ...]:
-        """Name the chosen metrics."""
-        return self.chosen_metrics
-
-    def split(self, name: Split) -> Rows | None:
-        """Read a split's file.
+    def given(self, name: Split) -> Rows | None:
+        """Read a split's files.
 
         Raises:
-            DataError: the file is missing, empty, not UTF-8, or holds a malformed row.
+            DataError: a file is missing, empty, not UTF-8, or holds a malformed row.
         """
-        if "test" not in self.paths and name in ("train", "test"):
-            train, test = self._held_out
-            return train if name == "train" else test
-        return self._read(self.paths[name]) if name in self.paths else None
+        if name not in self.paths:
+            return None
+        read = [self._read(path) for path in self.paths[name]]
+        return read[0] if len(read) == 1 else Joined(read)
 
     def fingerprint(self) -> str:
         """Hash the files."""
-        for path in self.paths.values():
-            check_file(path)
-        return ":".join(f"{split}={file_hash([path])}" for split, path in self.paths.items())
+        for paths in self.paths.values():
+            for path in paths:
+                check_file(path)
+        return ":".join(f"{split}={file_hash(paths)}" for split, paths in self.paths.items())
 
-    @cached_property
-    def _first_rows(self) -> list[dict[str, Any]]:
-        return self._read(next(iter(self.paths.values())))
-
-    @cached_property
-    def _held_out(self) -> tuple[Rows | None, Rows | None]:
-        if "train" not in self.paths:
-            return None, None
-        rows = self._read(self.paths["train"])
-        count = max(1, len(rows) // HELD_OUT)
-        if self.chosen == "language_modeling":
-            return rows[:-count], rows[-count:]
-        test = set(range(HELD_OUT - 1, len(rows), HELD_OUT)) or {len(rows) - 1}
-        split = (
-            ([], [])
-            if not rows
-            else (
-                [row for index, row in enumerate(rows) if index not in test],
-                [row for index, row in enumerate(rows) if index in test],
-            )
-        )
-        return split
-
-    def _read(self, path: Path) -> list[dict[str, Any]]:
+    def _read(self, path: Path) -> FileRows:
         check_file(path)
-        rows = [self._row(path, line, row) for line, row in self._raw(path)]
-        if not rows:
+        rows = self._stored(path) if self.streams else InMemory(list(self._lines(path)))
+        if not len(rows):
             raise DataError(f"{path} must have at least one row, but has none")
-        return rows
+        return FileRows(path, rows)
+
+    def _stored(self, path: Path) -> OnDisk:
+        key = content_hash(
+            [FORMAT, file_hash([path]), path.suffix, self.chosen, self.columns, self.conversation, self.unit],
+            size=16,
+        )
+        stored = cache_folder() / "rows" / key
+        if not stored.is_file():
+            write_records(stored, (json.dumps(each).encode() for each in self._lines(path)))
+        return OnDisk(Records(stored))
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        return ((line, self.row(f"{path}:{line}", row)) for line, row in self._raw(path))
 
     def _raw(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Give the rows as the file has them, each with its line."""
-        readers = {".jsonl": json_rows, ".json": json_rows, ".csv": csv_rows, ".tsv": csv_rows}
-        if path.suffix == ".parquet":
-            yield from parquet_rows(path)
-        elif path.suffix in readers:
-            yield from readers[path.suffix](path, decoded(path))
+        readers = {
+            ".jsonl": json_rows,
+            ".json": json_rows,
+            ".csv": csv_rows,
+            ".tsv": csv_rows,
+            ".parquet": parquet_rows,
+        }
+        if path.suffix in readers:
+            yield from readers[path.suffix](path)
         elif self.chosen == "token_classification":
-            for line, words, tags in conll_rows(path, decoded(path)):
+            for line, words, tags in conll_rows(path):
                 yield line, {self.columns["tokens"]: words, self.columns["tags"]: tags}
         elif self.chosen == "language_modeling":
-            texts = documents(decoded(path), self.unit)
-            yield from ((number, {self.columns["text"]: text}) for number, text in enumerate(texts, 1))
+            for line, text in documents(path, self.unit):
+                yield line, {self.columns["text"]: text}
         else:
             raise DataError(
                 f"{path} must be .jsonl, .csv, .tsv or .parquet for {self.chosen}, which has several columns"
             )
 
-    def _row(self, path: Path, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        if self.chosen == "instruction" and self.conversation in row:
-            with located(f"{path}:{line}"):
-                return {CONVERSATION: checked_messages({CONVERSATION: row[self.conversation]})}
-        chosen = {}
-        for role, column in self.columns.items():
-            if column not in row:
-                has = ", ".join(str(each) for each in row)
-                raise DataError(
-                    f"{path}:{line}: must have a column {column!r}, but has: {has}; see columns={{…}}"
-                )
-            chosen[role] = _checked(f"{path}:{line}", role, column, row[column])
-        used = [chosen["label"]] if "label" in chosen else chosen.get("tags", [])
-        if self.labels is not None and not set(used) <= set(self.labels):
-            odd = next(each for each in used if each not in self.labels)
-            raise DataError(f"{path}:{line}: " + unknown_name("label", odd, self.labels))
-        return chosen
+
+def _paths(split: str, given: str | Sequence[str]) -> list[Path]:
+    """List the files that are named, those of a pattern by their names."""
+    paths: list[Path] = []
+    for each in [given] if isinstance(given, str) else given:
+        path = Path(each)
+        pattern = any(mark in each for mark in "*?[") and not path.exists()
+        found = sorted(path.parent.glob(path.name)) if pattern else [path]
+        if not found:
+            near = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+            raise DataError(f"{split}: in {path.parent}: " + unknown_name("file", path.name, near[:20]))
+        paths += found
+    if not paths:
+        raise ConfigurationError(f"{split} must name a file, but names none")
+    return paths
 
 
-def _checked(place: str, role: str, column: str, value: Any) -> Any:
-    """Refuse a value of another type than its column has; numbers may stand for labels."""
-    if role == "label" and isinstance(value, int):
-        return str(value)
-    if role in LISTS and isinstance(value, str):
-        return value.split()
-    if role in LISTS and isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return value
-    if role in LISTS or not isinstance(value, str):
-        kind, wanted = type(value).__name__, "a list of words" if role in LISTS else "text"
-        raise DataError(f"{place}: column {column!r} must be {wanted}, but is {kind}: {value!r}")
-    return value
+@dataclass(frozen=True)
+class InMemory:
+    """Lines with their rows."""
+
+    lines: Sequence[tuple[int, dict[str, Any]]]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
+        return self.lines[index]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Lines with their rows, each read when it is asked for."""
+
+    records: Records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
+        line, row = json.loads(self.records[index])
+        return line, row
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of a file."""
+
+    path: Path
+    lines: InMemory | OnDisk
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.lines[index][1]
+
+    def place(self, index: int) -> str:
+        """Name the file and the line."""
+        return f"{self.path}:{self.lines[index][0]}"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The rows of several files, one after another."""
+
+    parts: Sequence[FileRows]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __getitem__(self, index: int) -> Any:
+        part, own = self._find(index)
+        return part[own]
+
+    def place(self, index: int) -> str:
+        """Name the file and the line."""
+        part, own = self._find(index)
+        return place_of(part, own)
+
+    def _find(self, index: int) -> tuple[FileRows, int]:
+        own = range(len(self))[index]
+        for part in self.parts:
+            if own < len(part):
+                return part, own
+            own -= len(part)
+        raise IndexError(index)
 
 
 @hookimpl

@@ -1,11 +1,10 @@
-"""Reading rows from files of every kind, with the line where something is wrong."""
+"""Reading rows from files of every kind, one after another, with the line where something is wrong."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,52 +24,65 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path} must have at least one row, but is empty")
 
 
-def decoded(path: Path) -> str:
-    """Read a text.
+def lines(path: Path, newline: str = "\n") -> Iterator[str]:
+    """Give a text's lines, with their ends.
+
+    Args:
+        path: the file.
+        newline: what ends a line; where empty, all that Python knows.
 
     Raises:
         DataError: it is not UTF-8; names the line.
     """
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: must be UTF-8, but byte {error.start} is {content[error.start]:#04x}; convert it, "
-            "for example with iconv -f latin1 -t utf-8"
-        ) from error
+    with path.open(encoding="utf-8-sig", newline=newline) as file:
+        try:
+            yield from file
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path) from error
 
 
-def json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _not_utf8(path: Path) -> DataError:
+    with path.open("rb") as file:
+        before = 0
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return DataError(
+                    f"{path}:{number}: must be UTF-8, but byte {before + error.start} is "
+                    f"{line[error.start]:#04x}; convert it, for example with iconv -f latin1 -t utf-8"
+                )
+            before += len(line)
+    return DataError(f"{path} must be UTF-8, but is not")
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Give the objects of JSON lines, each with its line.
 
     Raises:
         DataError: a line is none.
     """
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{path}:{number}: must be one JSON object a line, but: {error.msg}: {line[:60]!r}"
+                f"{path}:{number}: must be one JSON object a line, but: {error.msg}: {line.strip()[:60]!r}"
             ) from error
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: must be a JSON object, but is {line[:60]!r}")
+            raise DataError(f"{path}:{number}: must be a JSON object, but is {line.strip()[:60]!r}")
         yield number, row
 
 
-def csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Give the rows of a table with a header, each with its line.
 
     Raises:
         DataError: a row has more or fewer fields than the header.
     """
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
-    )
+    reader = csv.reader(lines(path, ""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     try:
         header: Sequence[str] = next(reader, [])
         for row in reader:
@@ -95,13 +107,14 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batches = (row for batch in file.iter_batches(1_000) for row in batch.to_pylist())
+            yield from enumerate(batches, 1)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} must be Parquet, but: {str(error).splitlines()[0]}") from error
-    yield from enumerate(rows, 1)
 
 
-def conll_rows(path: Path, text: str) -> Iterator[tuple[int, list[str], list[str]]]:
+def conll_rows(path: Path) -> Iterator[tuple[int, list[str], list[str]]]:
     """Give sentences with their tags, each with the line that it begins at.
 
     Raises:
@@ -109,7 +122,7 @@ def conll_rows(path: Path, text: str) -> Iterator[tuple[int, list[str], list[str
     """
     words: list[list[str]] = []
     begin = 1
-    for number, line in enumerate([*text.split("\n"), ""], 1):
+    for number, line in enumerate(_and_an_end(lines(path)), 1):
         if line.strip() and not line.startswith("-DOCSTART-"):
             columns = line.split("\t") if "\t" in line else line.split()
             if len(columns) < 2:
@@ -131,21 +144,39 @@ def passages(path: Path) -> list[str]:
         DataError: there is no such file, or a row has no `text`.
     """
     check_file(path)
-    text = decoded(path)
     if path.suffix not in (".jsonl", ".json"):
-        return documents(text, "paragraph")
+        return [text for _, text in documents(path, "paragraph")]
     found = []
-    for line, row in json_rows(path, text):
+    for line, row in json_rows(path):
         if not isinstance(row.get("text"), str):
             raise DataError(f"{path}:{line}: a passage must have a text, but has {', '.join(map(str, row))}")
         found.append(row["text"])
     return found
 
 
-def documents(text: str, unit: str) -> list[str]:
-    """Cut a text into documents, without empty ones."""
-    text = text.replace("\r\n", "\n")
-    if unit == "file":
-        return [text] if text.strip() else []
-    parts = text.split("\n\n") if unit == "paragraph" else text.split("\n")
-    return [part.strip() for part in parts if part.strip()]
+def _and_an_end(lines: Iterable[str]) -> Iterator[str]:
+    yield from lines
+    yield ""
+
+
+def documents(path: Path, unit: str) -> Iterator[tuple[int, str]]:
+    """Cut a text into documents, without empty ones, each with the line that it begins at."""
+    ends = {
+        "line": lambda line: True,
+        "paragraph": lambda line: not line.strip("\r\n"),
+        "file": lambda line: False,
+    }
+    document: list[str] = []
+    begin = 1
+    for number, line in enumerate(lines(path), 1):
+        document.append(line.replace("\r\n", "\n"))
+        if ends[unit](line):
+            yield from _document(begin, document, unit)
+            document, begin = [], number + 1
+    yield from _document(begin, document, unit)
+
+
+def _document(begin: int, written: Sequence[str], unit: str) -> Iterator[tuple[int, str]]:
+    text = "".join(written)
+    if text.strip():
+        yield begin, text if unit == "file" else text.strip()

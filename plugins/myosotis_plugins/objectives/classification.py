@@ -44,6 +44,7 @@ class Classification(Objective):
 
     metrics = ("accuracy", "label_cross_entropy")
     in_order = True
+    row_by_row = True
 
     labels: tuple[str, ...]
     length: int = 128

@@ -48,6 +48,7 @@ class Instruction(Objective):
 
     metrics = ("cross_entropy", "perplexity")
     in_order = True
+    row_by_row = True
 
     length: int = 256
     template: str = "instruction"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
+from myosotis.rows import AT_ONCE, parts
 from myosotis_plugins.objectives import causal, masked, placed, shown
 from myosotis_plugins.objectives.generation import continued
 from myosotis_plugins.objectives.heads import CAUSAL, MASKED, Head, Shape, only, shape_of
@@ -58,21 +59,32 @@ class LanguageModeling(Objective):
 
     def encode(self, rows: Rows, model: Model) -> Sequence[Example]:
         """Cut the rows' tokens into blocks; a last block that is not full is left out when joined."""
-        documents = causal.token_ids(model, [rows[index]["text"] for index in range(len(rows))])
-        blocks = list(self._joined(documents) if self.packing == "joined" else self._isolated(documents))
+        return list(self.stream(rows, model))
+
+    def stream(self, rows: Rows, model: Model) -> Iterator[Example]:
+        """Give the blocks one by one."""
+        documents = self._documents(rows, model)
+        blocks = self._joined(documents) if self.packing == "joined" else self._isolated(documents)
         if self._masks(model):
-            return [masked.masked(block, self.masking, model) for block in blocks]
+            return (masked.masked(block, self.masking, model) for block in blocks)
         return blocks
+
+    def _documents(self, rows: Rows, model: Model) -> Iterator[list[int]]:
+        for part in parts(rows, AT_ONCE):
+            yield from causal.token_ids(model, [part[index]["text"] for index in range(len(part))])
 
     def _masks(self, model: Model) -> bool:
         return self.head(shape_of(getattr(model.module, "config", None))).kind == MASKED
 
-    def _joined(self, documents: Sequence[Sequence[int]]) -> Iterator[Example]:
-        stream = np.fromiter((token for document in documents for token in document), dtype=np.int64)
-        for start in range(0, len(stream) - self.length + 1, self.length):
-            yield {"input_ids": stream[start : start + self.length]}
+    def _joined(self, documents: Iterable[Sequence[int]]) -> Iterator[Example]:
+        rest = np.empty(0, dtype=np.int64)
+        for document in documents:
+            rest = np.concatenate([rest, np.asarray(document, dtype=np.int64)])
+            whole = len(rest) // self.length * self.length
+            yield from ({"input_ids": block} for block in rest[:whole].reshape(-1, self.length))
+            rest = rest[whole:]
 
-    def _isolated(self, documents: Sequence[Sequence[int]]) -> Iterator[Example]:
+    def _isolated(self, documents: Iterable[Sequence[int]]) -> Iterator[Example]:
         block: list[Sequence[int]] = []
         for document in documents:
             for start in range(0, len(document), self.length):

@@ -34,6 +34,7 @@ class SequenceToSequence(Objective):
 
     metrics = ("cross_entropy", "perplexity")
     in_order = True
+    row_by_row = True
 
     length: int = 128
     target_length: int = 64

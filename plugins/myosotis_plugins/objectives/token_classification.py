@@ -36,6 +36,7 @@ class TokenClassification(Objective):
 
     metrics = ("entity_f1", "tag_accuracy")
     in_order = True
+    row_by_row = True
 
     tags: tuple[str, ...]
     length: int = 128

@@ -1,0 +1,106 @@
+"""Data on disk give the numbers of data in memory; what cannot be trained on is refused before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import myosotis
+from myosotis.errors import ConfigurationError, DataError
+from myosotis.interfaces import Model
+from myosotis.rows import streamed
+from myosotis.testing import ByteTokenizer
+from myosotis_plugins.datasets.file import File
+from myosotis_plugins.objectives.classification import Classification
+from myosotis_plugins.objectives.language_modeling import LanguageModeling
+
+WORDS = tuple(["the", "rose", "is", "red", "and", "violets", "are", "blue", "as", "sugar", "is", "sweet", "in", "may"])
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MYOSOTIS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("myosotis.report.write_report", lambda record: None)
+    lines = [
+        " ".join(WORDS[number * step % len(WORDS)] for step in range(1, 14)) for number in range(1, 2500)
+    ]
+    Path("plays.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def command(*overrides: str) -> list[str]:
+    """Give the command of a short study on one text; later overrides stand for earlier ones."""
+    setting = {
+        "dataset": "[]",
+        "+dataset@dataset.plays": "file",
+        "dataset.plays.train": "plays.txt",
+        "dataset.plays.length": "32",
+        "probe": "[]",
+        "trainer.max_steps": "3",
+        "evaluation.limit": "4",
+        "evaluation.resamples": "100",
+        "logger": "none",
+    }
+    given = dict(each.split("=", 1) for each in overrides)
+    return [f"{key}={value}" for key, value in {**setting, **given}.items()]
+
+
+def test_blocks_of_a_stream_are_cut_from_all_rows_in_a_row() -> None:
+    rows = File(train="plays.txt").split("train")
+    assert rows is not None
+    model = Model(torch.nn.Identity(), ByteTokenizer())
+    found = list(streamed(LanguageModeling(length=48), rows, model))
+    texts = [rows[index]["text"] for index in range(len(rows))]
+    ids = [token for each in model.tokenizer(texts)["input_ids"] for token in each]
+    assert [each["input_ids"].tolist() for each in found] == [
+        ids[start : start + 48] for start in range(0, len(ids) - 47, 48)
+    ]
+
+
+def test_examples_do_not_depend_on_how_many_rows_are_encoded_at_once() -> None:
+    rows = [{"text": "a" * (number % 90), "label": "xy"[number % 2]} for number in range(2100)]
+    objective, model = Classification(labels=("x", "y")), Model(torch.nn.Identity(), ByteTokenizer())
+    assert list(streamed(objective, rows, model)) == list(objective.encode(rows, model))
+
+
+def test_a_trial_on_disk_has_the_bits_of_one_in_memory() -> None:
+    memory = myosotis.run(command("study=memory"))
+    disk = myosotis.run(command("study=disk", "force=true", "dataset.plays.streaming=true"))
+    assert list(memory.trials.trial) == list(disk.trials.trial)
+    assert memory.scores.equals(disk.scores)
+    one, other = (next(each.folder.glob("*/adapter/*.safetensors")) for each in (memory, disk))
+    assert one != other
+    assert one.read_bytes() == other.read_bytes()
+    [stored] = [path for path in Path("cache", "examples").iterdir() if path.is_file()]
+    assert stored.stat().st_size > 0
+
+
+def test_a_length_that_no_text_fills_is_refused_before_any_work() -> None:
+    with pytest.raises(
+        DataError, match=r"dataset.plays: .* are too short to give one example; give more text"
+    ):
+        myosotis.run(command("dataset.plays.length=1000000", "study=a"))
+    assert not Path("studies", "a").exists()
+
+
+def test_a_metric_of_labels_on_running_text_is_refused_before_any_work() -> None:
+    told = (
+        r"dataset.plays: metrics must be of what LanguageModeling predicts with this model "
+        r"\(bytes, loss, tokens\), but accuracy reads label, prediction; take another"
+    )
+    with pytest.raises(ConfigurationError, match=told):
+        myosotis.run(command("dataset.plays.metrics=[accuracy]", "study=a"))
+    assert not Path("studies", "a").exists()
+
+
+def test_a_response_that_does_not_fit_is_refused_with_its_line_before_any_work() -> None:
+    rows = [{"prompt": "why", "response": "because " * (300 if number == 50 else 1)} for number in range(60)]
+    Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"dataset.plays: asked.jsonl:51: a response must leave room"):
+        myosotis.run(
+            command("dataset.plays.train=asked.jsonl", "dataset.plays.objective=instruction", "study=a")
+        )
+    assert not Path("studies", "a").exists()
