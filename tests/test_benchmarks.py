@@ -250,3 +250,19 @@ def test_memory_is_measured(tmp_path: Path) -> None:
     # MB: a process with torch in it; a second trial of so small a model is less than the noise.
     assert one > 100
     assert two == pytest.approx(one, rel=0.2)
+
+
+@pytest.mark.slow
+def test_streaming_is_measured(tmp_path: Path) -> None:
+    printed = run("streaming", tmp_path, "--megabytes", "0.1", "--steps", "1").splitlines()
+    assert [line.split(":")[0] for line in printed] == [
+        "on disk",
+        "on disk",
+        "  10 times the data",
+        "in memory",
+        "in memory",
+        "  10 times the data",
+    ]
+    assert "0 MB, 1,000 rows: peak " in printed[0]
+    assert "1 MB, 12,000 rows: peak " in printed[1]
+    assert float(printed[2].split(": ")[1].split(" ")[0]) < 1.1

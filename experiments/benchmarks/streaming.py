@@ -1,8 +1,8 @@
 """Peak memory of a study on a text, and on ten times as much of it, with its rows on disk and in memory.
 
-Each is a whole `myosotis run` in one process, with an empty cache: reading, check of the data, encoding, base row, a
-few steps of training, evaluation, report. The text is random words, made on the spot. Peaks are the kernel's, of the
-resident set.
+Each is a whole `myosotis run` in one process, with an empty cache: reading, check of the data, encoding, base
+row, a few steps of training, evaluation, report. The text is random words, made on the spot. Peaks are the
+kernel's, of the resident set.
 
     python experiments/benchmarks/streaming.py
 """

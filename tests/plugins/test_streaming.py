@@ -17,7 +17,21 @@ from myosotis_plugins.datasets.file import File
 from myosotis_plugins.objectives.classification import Classification
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
 
-WORDS = tuple(["the", "rose", "is", "red", "and", "violets", "are", "blue", "as", "sugar", "is", "sweet", "in", "may"])
+WORDS = (
+    "rose",
+    "red",
+    "violet",
+    "blue",
+    "sugar",
+    "sweet",
+    "brook",
+    "thorn",
+    "gold",
+    "forget",
+    "me",
+    "not",
+    "May",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def lengths(splits: Sequence[SplitRecord]) -> Iterator[alt.LayerChart]:
             alt.Chart(frame)
             .mark_bar(color=PALETTE[0])
             .encode(
-                x=alt.X("start:Q", title=f"{split.unit} of a row", axis=alt.Axis(tickCount=5)),
+                x=alt.X("start:Q", bin="binned", title=f"{split.unit} of a row", axis=alt.Axis(tickCount=5)),
                 x2="end:Q",
                 y=alt.Y("rows:Q", title="rows", axis=alt.Axis(tickCount=4, format="d")),
                 tooltip=["start:Q", "end:Q", "rows:Q"],
