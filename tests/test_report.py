@@ -19,6 +19,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from myosotis.data_record import FILE, Bar, DataRecord, Finding, SplitRecord, write_data
 from myosotis.ledger import SCORE_COLUMNS, StudyRecord
 from myosotis.report import configurations, pareto_front, summary_table, t_interval, write_report
 from myosotis.report.labels import labels, short_keys, value_text
@@ -425,6 +426,27 @@ def test_page_counts_and_names_what_failed(tmp_path: Path) -> None:
     assert ">1, 1 failed, 1 unfinished</td>" in text
     assert "RuntimeError: the loss is &lt;nan&gt;" in text
     assert "Left out of all means: 1 failed and 1 unfinished." in text
+
+
+def test_page_shows_what_was_found_in_the_data(tmp_path: Path) -> None:
+    study = record(tmp_path, [trial(1)])
+    assert "<h2>Data</h2>" not in write_report(study).read_text(encoding="utf-8")
+    splits = [
+        SplitRecord("plays <train>", 1234, 500, 9000, 17, 80, 40, 0, [Bar(0, 40, 400), Bar(40, 80, 100)]),
+        SplitRecord("plays (test)", 7, 7, labels=3),
+    ]
+    found = [Finding("plays <train>", "9 rows are <b>", "look at them")]
+    write_data(tmp_path / FILE, {"one": DataRecord(splits, found), "again": DataRecord(splits[:1], found)})
+    text = write_report(study).read_text(encoding="utf-8")
+    row = text[text.index("<h2>Data</h2>") :].split("<tbody>")[1].split("</tbody>")[0]
+    cells = [each.split(">")[1] for each in row.split("</td") if "<td" in each]
+    assert len(cells) == 14
+    assert "500 of 1,234</td>" in row
+    assert "<td>9,000</td><td>17</td><td>80</td><td>40</td><td>–</td>" in row
+    assert "<td>7</td><td>–</td><td>–</td><td>–</td><td>–</td><td>3</td>" in row
+    assert text.count("9 rows are &lt;b&gt;; ") == 1
+    for name in ("lengths.svg", "lengths.png"):
+        assert_is_picture(tmp_path / "report" / name)
 
 
 def assert_is_picture(path: Path) -> None:
