@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from myosotis.errors import ConfigurationError, ModelError
+from myosotis.ledger import cache_folder as cache_folder  # for what datasets keep on disk
+from myosotis.ledger import content_hash as content_hash
 from myosotis.ledger import file_hash as file_hash  # for fingerprints
 
 API = 1

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, unknown_name
-from myosotis.interfaces import Rows, Split, TaskDataset, file_hash
-from myosotis.ledger import cache_folder, content_hash
+from myosotis.interfaces import Rows, Split, TaskDataset, cache_folder, content_hash, file_hash
 from myosotis.records import Records, write_records
 from myosotis.rows import place_of
 from myosotis_plugins.datasets.readers import (

@@ -80,7 +80,7 @@ class Hub(TableDataset):
     @property
     def streams(self) -> bool:
         """Whether it is large."""
-        return sum(table.data.nbytes for table in self._tables.values()) > LARGE_BYTES
+        return bool(sum(table.data.nbytes for table in self._tables.values()) > LARGE_BYTES)
 
     def given(self, name: Split) -> Rows | None:
         """Give a split's rows.

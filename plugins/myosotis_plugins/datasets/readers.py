@@ -161,16 +161,11 @@ def _and_an_end(lines: Iterable[str]) -> Iterator[str]:
 
 def documents(path: Path, unit: str) -> Iterator[tuple[int, str]]:
     """Cut a text into documents, without empty ones, each with the line that it begins at."""
-    ends = {
-        "line": lambda line: True,
-        "paragraph": lambda line: not line.strip("\r\n"),
-        "file": lambda line: False,
-    }
     document: list[str] = []
     begin = 1
     for number, line in enumerate(lines(path), 1):
         document.append(line.replace("\r\n", "\n"))
-        if ends[unit](line):
+        if unit == "line" or (unit == "paragraph" and not line.strip("\r\n")):
             yield from _document(begin, document, unit)
             document, begin = [], number + 1
     yield from _document(begin, document, unit)
