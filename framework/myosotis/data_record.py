@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from myosotis.errors import StorageError
 from myosotis.ledger import read_json, write_json
 
 FILE = "data.json"
@@ -87,7 +88,12 @@ def read_data(path: Path) -> dict[str, DataRecord]:
     Raises:
         StorageError: it holds something else.
     """
-    return {key: _record(each) for key, each in read_json(path).items()} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return {key: _record(each) for key, each in read_json(path).items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} must hold what was found in data, but {error}; remove it") from error
 
 
 def _record(value: Mapping[str, Any]) -> DataRecord:

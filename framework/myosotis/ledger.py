@@ -6,6 +6,7 @@ studies/<study>/<trial>/variants.jsonl          scores of further models that co
 studies/<study>/<trial>/result.json             written last: the trial is finished
 studies/<study>/<trial>/error.txt               the trial failed
 studies/<study>/<trial>/log.txt                 what was logged and warned while it ran
+studies/<study>/data.json                       what was found in its data before it ran
 studies/<study>/cohorts.json                    which trials train together, on how many threads
 studies/<study>/.locks/                         who runs which trial
 studies/<study>/.prefix/                        what frozen blocks give, while the study runs

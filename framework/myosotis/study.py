@@ -333,19 +333,26 @@ class TrialTask:
         Raises:
             DataError: nothing should be trained on them.
         """
-        from myosotis.study_data import LOOKED_AT, StudyData
+        from myosotis.study_data import LOOKED_AT, MOST_DATA, StudyData, data_key
 
         data = StudyData(self.workspace, check.outline, LOOKED_AT)
-        found: dict[str, DataRecord] = {}
+        different: dict[str, PlannedTrial] = {}
         for each in self.left:
+            different.setdefault(data_key(each.config, LOOKED_AT), each)
+        found: dict[str, DataRecord] = {}
+        for key, each in list(different.items())[:MOST_DATA]:
             with _told(each):
-                found.update([data.look(each.config)])
+                found[key] = data.look(each.config)
         together = joined(found.values())
         for finding in together.findings:
             self.progress.note(f"data: {finding}")
         if any(split.looked_at < split.rows for split in together.splits):
             self.progress.note(
                 f"data: {LOOKED_AT:,} rows of a split were looked at; myosotis data check looks at all"
+            )
+        if len(found) < len(different):
+            self.progress.note(
+                f"data: those of {len(found)} trials were looked at, of {len(different)} with different ones"
             )
         return found
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from myosotis.data_check import CheckedSplit, checked_split, findings, record
 from myosotis.data_record import DataRecord, Finding, read_data, write_data
-from myosotis.errors import DataError, located
+from myosotis.errors import DataError, StorageError, located
 from myosotis.interfaces import Model, Task
 from myosotis.ledger import cache_folder, content_hash
 from myosotis.resolve import TrialConfig
@@ -17,6 +18,8 @@ CHECKED = 1
 """Bumped when other things are found in the same data."""
 LOOKED_AT = 2_000
 """Rows of a split that are looked at before every study; `myosotis data check` looks at all."""
+MOST_DATA = 8
+"""Trials with other data each that are looked at before a study."""
 
 
 @dataclass
@@ -56,22 +59,24 @@ class StudyData:
                 self._splits[key] = checked_split(task, split, rows, trains, self.outline(config), self.most)
         return self._splits[key]
 
-    def look(self, config: TrialConfig) -> tuple[str, DataRecord]:
-        """Say what was found in a trial's data, and the hash over what that depends on; reads them but once.
+    def look(self, config: TrialConfig) -> DataRecord:
+        """Say what was found in a trial's data, which are read but once for all studies.
 
         Raises:
             DataError: nothing should be trained on them.
         """
-        key = _key(config, self.most)
+        key = data_key(config, self.most)
         path = cache_folder() / "data" / f"{key}.json"
-        known = read_data(path)
-        if key not in known:
-            splits = self.splits(config)
-            found = list(findings(splits))
-            refuse(found)
-            known = {key: DataRecord([record(each) for each in splits], found)}
-            write_data(path, known)
-        return key, known[key]
+        with suppress(StorageError):  # damaged, and made anew
+            if key in (known := read_data(path)):
+                return known[key]
+        splits = self.splits(config)
+        found = list(findings(splits))
+        refuse(found)
+        made = DataRecord([record(each) for each in splits], found)
+        with suppress(StorageError):  # looked at again another time
+            write_data(path, {key: made})
+        return made
 
 
 def _named(config: TrialConfig, task: Task) -> Iterator[str]:
@@ -82,7 +87,8 @@ def _named(config: TrialConfig, task: Task) -> Iterator[str]:
     yield config.evaluation.split
 
 
-def _key(config: TrialConfig, most: int | None) -> str:
+def data_key(config: TrialConfig, most: int | None) -> str:
+    """Hash all that decides what is found in a trial's data."""
     tasks = [
         (name, task.role, config.identities[name], list(_named(config, task)))
         for name, task in config.tasks.items()

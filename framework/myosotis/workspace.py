@@ -12,6 +12,7 @@ from typing import cast, overload
 
 import numpy as np
 
+from myosotis import __version__
 from myosotis.config import EvaluationConfig
 from myosotis.errors import ConfigurationError, DataError, StorageError
 from myosotis.evaluation import Runtime, predict, score
@@ -228,7 +229,7 @@ def stored_examples(
         DataError: as `encode`.
         StorageError: the disk is full.
     """
-    path = cache_folder() / "examples" / content_hash(key, size=16)
+    path = cache_folder() / "examples" / content_hash([__version__, key], size=16)
     if not path.is_file():
         # Processes of one study would each encode them: one does, the others wait.
         with Lock(path.parent / ".locks" / f"{path.name}.lock", f"the examples of {task.name}", patience=-1):

@@ -176,3 +176,22 @@ def myosotis_metrics():
 def myosotis_datasets():
     return {"asked": Asked}
 '''
+
+
+def test_a_damaged_cache_is_made_anew() -> None:
+    myosotis.run(command(*ONE))
+    [path] = Path("cache", "data").iterdir()
+    kept = path.read_text()
+    for damaged in ("{", "[]", '{"x": {"splits": [3], "findings": []}}'):
+        path.write_text(damaged)
+        myosotis.run(command(*ONE, "force=true"))
+        assert path.read_text() == kept
+
+
+def test_of_many_trials_with_other_data_a_few_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study_data, "MOST_DATA", 2)
+    myosotis.run(command(*ONE, "dataset.talk.angle=1,2,3"))
+    assert len(read_data(Path("studies", "a", FILE))) == 2
+    assert "data: those of 2 trials were looked at, of 3 with different ones" in capsys.readouterr().err
