@@ -125,6 +125,8 @@ def test_a_row_knows_its_place_and_a_folder_its_content(tmp_path: Path) -> None:
     assert rows is not None
     assert place_of(rows, 2) == f"{folder}, split test, row 3"
     other = parquet(tmp_path / "others", test=texts(3))
+    (tmp_path / "others" / ".cache").mkdir()
+    (tmp_path / "others" / ".cache" / "when.json").write_text("today")
     assert (
         Hub(other).fingerprint()
         == dataset.fingerprint()

@@ -111,7 +111,10 @@ class Hub(TableDataset):
         folder = Path(self.path)
         if not folder.is_dir():
             return self._commit()
-        return file_hash(sorted(path for path in folder.rglob("*") if path.is_file()))
+        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        # What a download notes beside the files is hidden, and differs from one to the next.
+        seen = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+        return file_hash(folder / path for path in sorted(seen))
 
     def _commit(self) -> str:
         try:
