@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from myosotis.check import TrialCheck
 from myosotis.checkpoint import START
 from myosotis.errors import MyosotisError
 from myosotis.launching import Launch
@@ -56,9 +57,9 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         start(self, *arguments)
         happened.append(self)
 
-    def checked(self: TrialTask) -> None:
+    def checked(self: TrialTask) -> TrialCheck:
         happened.append("check")
-        check(self)
+        return check(self)
 
     monkeypatch.setattr(ForkServer, "__init__", started)
     monkeypatch.setattr(TrialTask, "check", checked)

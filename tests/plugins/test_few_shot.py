@@ -221,7 +221,12 @@ def test_early_stopping_looks_at_prompts_without(home: Path) -> None:
             r"probe.lines: .*must have a train split, but it has none.* evaluation.shots takes",
         ),
         (
-            ["evaluation.shots=1", "+probe@probe.lines=file", "probe.lines.train=lines.txt"],
+            [
+                "evaluation.shots=1",
+                "+probe@probe.lines=file",
+                "probe.lines.train=lines.txt",
+                "probe.lines.length=4",
+            ],
             r"probe.lines: evaluation.shots must be 0 where an objective has no prompt, such as LanguageModeling",
         ),
     ],
