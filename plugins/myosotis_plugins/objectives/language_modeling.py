@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError
-from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Rows
+from myosotis.interfaces import Batch, Columns, Example, Model, Objective, Piece, Rows
 from myosotis.rows import AT_ONCE, parts
 from myosotis_plugins.objectives import causal, masked, placed, shown
 from myosotis_plugins.objectives.generation import continued
 from myosotis_plugins.objectives.heads import CAUSAL, MASKED, Head, Shape, only, shape_of
+from myosotis_plugins.objectives.token_losses import TokenObjective
 
 MYOSOTIS_API = 1
 
@@ -24,7 +25,7 @@ ADVICE = "take the objective sequence_to_sequence, with prompts and their answer
 
 
 @dataclass(frozen=True)
-class LanguageModeling(Objective):
+class LanguageModeling(TokenObjective):
     """Predict tokens of text: the next ones, or with an encoder those that were masked; rows are `{"text": …}`.
 
     Args:
@@ -116,22 +117,6 @@ class LanguageModeling(Objective):
         """Give the row's tokens."""
         return shown.pieces(self.collate([example], model), model)
 
-    def forward(self, module: nn.Module, batch: Batch) -> Any:
-        """Give the logits."""
-        return placed.logits(module, batch) if placed.TARGETS in batch else causal.logits(module, batch)
-
-    def loss(self, outputs: Any, batch: Batch) -> Loss:
-        """Give the mean over tokens."""
-        if placed.TARGETS in batch:
-            return placed.mean_loss(outputs, batch[placed.TARGETS])
-        return causal.mean_token_loss(outputs, batch["labels"])
-
-    def count(self, batch: Batch) -> int:
-        """Count the tokens that are predicted."""
-        if placed.TARGETS in batch:
-            return placed.count(batch[placed.TARGETS])
-        return causal.count(batch["labels"])
-
     def columns(self, model: Model) -> Collection[str]:
         """Name losses and tokens, and for a decoder bytes."""
         return ("loss", "tokens") if self._masks(model) else ("loss", "tokens", "bytes")
@@ -142,15 +127,6 @@ class LanguageModeling(Objective):
         if placed.TARGETS in batch:
             return placed.row_losses(placed.logits(module, batch), batch[placed.TARGETS])
         return {**causal.token_losses(module, batch), "bytes": _predicted_bytes(batch["labels"], model)}
-
-    def predicted_logits(
-        self, module: nn.Module, examples: Sequence[Example], model: Model
-    ) -> Sequence[Logits]:
-        """Give the logits of each predicted token."""
-        batch = causal.on_device(self.collate(examples, model), module)
-        if placed.TARGETS in batch:
-            return placed.predicted_logits(module, batch)
-        return causal.predicted_logits(module, batch)
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Write on from each prompt."""

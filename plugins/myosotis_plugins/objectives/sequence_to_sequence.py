@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, RowError
-from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
+from myosotis.interfaces import Batch, Columns, Example, Model, Objective, Piece, Row, Rows
 from myosotis_plugins.objectives import causal, few_shot, placed, shown
 from myosotis_plugins.objectives.generation import continued, greedy, transduced
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head, Shape, only, shape_of
+from myosotis_plugins.objectives.token_losses import TokenObjective
 
 MYOSOTIS_API = 1
 
 
 @dataclass(frozen=True)
-class SequenceToSequence(Objective):
+class SequenceToSequence(TokenObjective):
     """Write a target for a source; rows are `{"source": …, "target": …}`. The target's end is learned too.
 
     A model with an encoder and a decoder reads the source and writes the target; a decoder writes the target after
@@ -149,22 +149,6 @@ class SequenceToSequence(Objective):
         """Give the row's tokens."""
         return shown.pieces(self.collate([example], model), model)
 
-    def forward(self, module: nn.Module, batch: Batch) -> Any:
-        """Give the logits."""
-        return placed.logits(module, batch) if placed.TARGETS in batch else causal.logits(module, batch)
-
-    def loss(self, outputs: Any, batch: Batch) -> Loss:
-        """Give the mean over the targets' tokens."""
-        if placed.TARGETS in batch:
-            return placed.mean_loss(outputs, batch[placed.TARGETS])
-        return causal.mean_token_loss(outputs, batch["labels"])
-
-    def count(self, batch: Batch) -> int:
-        """Count the targets' tokens."""
-        if placed.TARGETS in batch:
-            return placed.count(batch[placed.TARGETS])
-        return causal.count(batch["labels"])
-
     def columns(self, model: Model) -> Collection[str]:
         """Name losses and tokens."""
         return "loss", "tokens"
@@ -175,15 +159,6 @@ class SequenceToSequence(Objective):
         if placed.TARGETS in batch:
             return placed.row_losses(placed.logits(module, batch), batch[placed.TARGETS])
         return causal.token_losses(module, batch)
-
-    def predicted_logits(
-        self, module: nn.Module, examples: Sequence[Example], model: Model
-    ) -> Sequence[Logits]:
-        """Give the logits of each token of the targets."""
-        batch = causal.on_device(self.collate(examples, model), module)
-        if placed.TARGETS in batch:
-            return placed.predicted_logits(module, batch)
-        return causal.predicted_logits(module, batch)
 
     @property
     def generation(self) -> str:
