@@ -300,6 +300,11 @@ def test_a_sentiment_can_be_asked_for(tmp_path: Path) -> None:
     ]
 
 
+def test_an_unknown_way_to_classify_is_told_with_all_that_there_are() -> None:
+    with pytest.raises(ConfigurationError, match=r"instructions.*auto, head, instruction, likelihood"):
+        SST2(by="instructions")
+
+
 def test_five_stars_become_two_polarities(tmp_path: Path) -> None:
     stars = ("very negative", "negative", "neutral", "positive", "very positive")
     for name in ("train.jsonl", "test.jsonl"):

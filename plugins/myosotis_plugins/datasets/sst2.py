@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from myosotis import hookimpl
+from myosotis.errors import ConfigurationError, unknown_name
 from myosotis.interfaces import Row, Split, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.objectives import classification
 
 MYOSOTIS_API = 1
 
 LABELS = ("negative", "positive")
 INSTRUCTION = "instruction"
+WAYS = (*classification.WAYS, INSTRUCTION)
 QUESTION = "Is this sentence of a film review positive or negative?"
 ANSWER_TOKENS = 8
 """The most tokens of a label's word that is written."""
@@ -47,6 +50,8 @@ class SST2(Benchmark):
         train_rows: int | None = None,
     ) -> None:
         super().__init__(path, length, metrics, train_rows)
+        if by not in WAYS:
+            raise ConfigurationError(unknown_name("way to classify (by)", by, WAYS))
         self.by = by
 
     def objective(self) -> tuple[str, Mapping[str, Any]]:
