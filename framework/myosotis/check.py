@@ -109,7 +109,7 @@ class TrialCheck:
 def _splits(config: TrialConfig, task: Task) -> Iterator[str]:
     """Name the splits of a task that a trial reads."""
     yield config.evaluation.split
-    if any(task.name in stage.tasks for stage in filter(config.trains_in, config.stages)):
+    if config.trains_on(task.name):
         yield "train"
         if config.trainer.early_stopping.patience is not None:
             yield config.trainer.early_stopping.split

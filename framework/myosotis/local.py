@@ -259,7 +259,7 @@ def _load(jobs: Sequence[Job], resolver: Resolver, workspace: Workspace) -> None
         for task in config.tasks.values():
             identity, base = config.identities[task.name], config.identities["model"]
             workspace.evaluated(task, identity, model, base, config.evaluation)
-            if any(task.name in stage.tasks for stage in filter(config.trains_in, config.stages)):
+            if config.trains_on(task.name):
                 workspace.examples(task, identity, "train", model, base)
 
 

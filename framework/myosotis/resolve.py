@@ -87,6 +87,10 @@ class TrialConfig:
         methods = self.methods.values()
         return bool(stage.shares) and (not methods or any(method.trains for method in methods))
 
+    def trains_on(self, task: str) -> bool:
+        """Whether a stage that trains has the task for its own."""
+        return any(task in stage.tasks for stage in filter(self.trains_in, self.stages))
+
     @property
     def objectives(self) -> list[Objective]:
         """The objectives of all tasks and probes."""

@@ -80,7 +80,7 @@ class StudyData:
 
 
 def _named(config: TrialConfig, task: Task) -> Iterator[str]:
-    if any(task.name in stage.tasks for stage in config.stages):
+    if config.trains_on(task.name):
         yield "train"
         if config.evaluation.split == "train":
             return

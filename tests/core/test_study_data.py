@@ -16,6 +16,7 @@ from tests.core.commands import toy
 
 TALK = '''
 from myosotis import hookimpl
+from myosotis.interfaces import Method
 from tests.toy import Points
 
 MYOSOTIS_API = 1
@@ -47,9 +48,20 @@ class Silent(Talk):
         return [{**row, "text": " "} for row in super().split(name)]
 
 
+class Still(Method):
+    """Trains nothing."""
+
+    trains = False
+
+
 @hookimpl
 def myosotis_datasets():
     return {"talk": Talk, "copied": Copied, "silent": Silent}
+
+
+@hookimpl
+def myosotis_methods():
+    return {"untrained": Still}
 '''
 ONE = ("dataset=[talk]", "probe=[]", "trainer.max_steps=2", "study=a")
 
@@ -66,6 +78,13 @@ def command(*overrides: str) -> list[str]:
     given = {each.split("=")[0]: each for each in overrides}
     others = [each for each in toy(*given.values()) if "dataset" not in each and "probe" not in each]
     return [*others, *(each for each in given.values() if "dataset" in each or "probe" in each)]
+
+
+def test_what_nothing_trains_on_is_not_looked_at() -> None:
+    myosotis.run(command(*ONE, "dataset=[copied]", "method=[untrained]"))
+    [found] = read_data(Path("studies", "a", FILE)).values()
+    assert [split.name for split in found.splits] == ["copied (test)"]
+    assert found.findings == []
 
 
 def test_what_is_found_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
