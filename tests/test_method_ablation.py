@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,9 +51,9 @@ def configurations(study: str) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(
     ("study", "trials", "split", "seeds"),
     [
-        ("learning_rates", 19 * 5 * 2, "validation", {100, 101}),
-        ("strengths", (14 * 5 + 2) * 2, "validation", {100, 101}),
-        ("reporting", 35 * 3, "test", {0, 1, 2}),
+        ("learning_rates", 21 * 6 * 2, "validation", {100, 101}),
+        ("strengths", (13 * 6 + 5 * 5 + 7 + 2) * 2, "validation", {100, 101}),
+        ("reporting", 37 * 3, "test", {0, 1, 2}),
     ],
 )
 def test_a_study_has_its_trials_on_its_split_and_seeds(
@@ -79,6 +80,21 @@ def test_an_arm_is_reported_at_what_was_chosen_for_it(monkeypatch: pytest.Monkey
     steps = {arm: config.trainer.max_steps for arm, config in found.items()}
     assert steps.pop("joint") == 3 * 60
     assert set(steps.values()) == {60}
+
+
+@pytest.mark.parametrize("study", ["learning_rates", "strengths"])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_setting_that_is_swept_has_its_results(
+    model: str, study: str, trials: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    swept = Counter(arm for arm, _ in configurations(study))
+    found = trials[model][trials[model]["study"] == f"ablation_{study}"]
+    for arm, count in swept.items():
+        settings = found[found["arm"] == arm].groupby("seed")["setting"]
+        if count > 2:  # not only the seeds: WiSE-FT's are of one trial
+            assert (settings.nunique() == count // 2).all(), arm
+        assert sorted(settings.groups) == [100, 101]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -135,6 +151,24 @@ def test_methods_are_matched_on_the_lines_between_their_settings(
     assert render.matched(tried, least) == pytest.approx(forgotten, nan_ok=True)
 
 
+def test_times_are_held_against_the_same_without_the_method(render: ModuleType) -> None:
+    seconds = {"full": [10.0, 20.0], "lora": [5.0, 8.0], "lora_ewc": [6.0, 10.0]}
+    rows = pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "setting": np.nan, "training_seconds": value}
+            for arm, values in seconds.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+    assert render.timed(rows)["time"].tolist() == [1.0, 1.0, 0.5, 0.4, 1.2, 1.25]
+
+
+def test_settings_that_cannot_be_told_apart_are_refused(render: ModuleType) -> None:
+    rows = pd.DataFrame({"study": render.STRENGTHS, "arm": ["ewc", "l2sp"], "setting": [np.nan, 1.0]})
+    with pytest.raises(SystemExit, match="at least 2 settings, but ewc had one"):
+        render.checked(rows)
+
+
 def test_a_verdict_is_what_a_paired_t_interval_excludes(render: ModuleType) -> None:
     forgotten = {"full": [0.9, 1.1, 1.4], "ewc": [0.6, 0.7, 1.1], "l2sp": [0.4, 1.3, 1.2]}
     learned = {"full": [2.0, 2.1, 2.2], "ewc": [2.0, 2.2, 2.1], "l2sp": [1.5, 1.6, 1.8]}
@@ -160,10 +194,21 @@ def test_a_verdict_is_what_a_paired_t_interval_excludes(render: ModuleType) -> N
     assert l2sp.endswith("| learns less |")
 
 
-def test_an_arm_that_was_run_again_replaces_its_old_results(render: ModuleType) -> None:
+def test_a_setting_that_was_run_again_replaces_its_old_results(render: ModuleType) -> None:
     def rows(**values: object) -> pd.DataFrame:
         return pd.DataFrame([{"study": "s", "seed": seed, **values} for seed in (0, 1)])
 
-    old = [rows(arm="ewc", learned=1.0), rows(arm="full", learned=2.0)]
-    found = render.merged([pd.concat(old), rows(arm="ewc", learned=3.0)])
-    assert found.groupby("arm")["learned"].apply(list).to_dict() == {"ewc": [3.0, 3.0], "full": [2.0, 2.0]}
+    old = [
+        rows(arm="ewc", setting=1.0, learned=1.0),
+        rows(arm="ewc", setting=10.0, learned=1.5),
+        rows(arm="full", setting=np.nan, learned=2.0),
+        rows(arm="lora", setting=np.nan, learned=2.5),
+    ]
+    new = [rows(arm="ewc", setting=10.0, learned=3.0), rows(arm="full", setting=np.nan, learned=4.0)]
+    found = render.merged([pd.concat(old), pd.concat(new)]).fillna({"setting": 0.0})
+    assert found.groupby(["arm", "setting"])["learned"].apply(list).to_dict() == {
+        ("ewc", 1.0): [1.0, 1.0],
+        ("ewc", 10.0): [3.0, 3.0],
+        ("full", 0.0): [4.0, 4.0],
+        ("lora", 0.0): [2.5, 2.5],
+    }

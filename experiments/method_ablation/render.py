@@ -61,14 +61,42 @@ def read_trials() -> dict[str, pd.DataFrame]:
 
 def collected(studies: Path, names: Sequence[str] = (RATES, STRENGTHS, REPORTING)) -> pd.DataFrame:
     """Give one row a finished trial, and one a variant of it; what is swept besides the seed is the setting."""
-    parts = [_rows(read_study(studies / name)) for name in names if (studies / name / "study.json").is_file()]
-    return pd.concat(parts).round({"seconds": 2, "training_seconds": 2, **dict.fromkeys(HEADLINE, 6)})
+    parts = [
+        timed(_rows(read_study(studies / name)))
+        for name in names
+        if (studies / name / "study.json").is_file()
+    ]
+    digits = {"seconds": 2, "training_seconds": 2, "time": 4, **dict.fromkeys(HEADLINE, 6)}
+    return pd.concat(parts).round(digits)
+
+
+def checked(trials: pd.DataFrame) -> pd.DataFrame:
+    """Refuse tried settings that are not told apart, as where only one was swept.
+
+    Raises:
+        SystemExit: names the arms.
+    """
+    tried = trials[trials["study"] != REPORTING]
+    lacking = tried.groupby("arm")["setting"].transform(lambda settings: settings.isna().all())
+    if lacking.any():
+        arms = ", ".join(tried.loc[lacking, "arm"].unique())
+        raise SystemExit(
+            f"every arm must be swept over at least 2 settings, but {arms} had one; sweep one more"
+        )
+    return trials
+
+
+def timed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Hold each training's time against that of the same without the method, of the same seed and study."""
+    trained = rows[rows["setting"].isna()].set_index(["arm", "seed"])["training_seconds"]
+    others = zip(rows["arm"].map(lambda arm: AGAINST.get(arm, "full")), rows["seed"], strict=True)
+    return rows.assign(time=rows["training_seconds"] / trained.reindex(list(others)).to_numpy())
 
 
 def merged(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Join results; of an arm that is in several, the last ones."""
+    """Join results; of an arm's setting that is in several, the last ones."""
     trials = pd.concat([part.assign(part=number) for number, part in enumerate(parts)])
-    last = trials.groupby(["study", "arm"])["part"].transform("max")
+    last = trials.groupby(["study", "arm", "setting"], dropna=False)["part"].transform("max")
     return trials[trials["part"] == last].drop(columns="part")
 
 
@@ -198,14 +226,12 @@ def results_table(trials: pd.DataFrame) -> Iterator[str]:
     """What every arm learned and forgot, and what it cost beside the same without the method."""
     yield "| arm | setting | learned | forgotten | forgotten_base | gain | trains | keeps | time |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    arms = {arm: rows.set_index("seed") for arm, rows in reported(trials)}
-    for arm, rows in arms.items():
+    for arm, rows in reported(trials):
         numbers = " | ".join(_interval(rows[name]) for name in HEADLINE)
-        time = (rows["training_seconds"] / arms[AGAINST.get(arm, "full")]["training_seconds"]).median()
         kept = f"{rows['kept_bytes'].max() / 2**20:.1f} MiB" if rows["kept_bytes"].any() else "–"
         yield (
             f"| {arm} | {_settings(trials, arm)} | {numbers} | {rows['trainable_parameters'].iloc[0]:,.0f} | "
-            f"{kept} | {time:.2f} |"
+            f"{kept} | {rows['time'].median():.2f} |"
         )
 
 
@@ -391,7 +417,7 @@ def main() -> None:
     match arguments.command:
         case "collect":
             parts = [trials[arguments.model]] if arguments.model in trials else []
-            found = merged([*parts, collected(arguments.studies)])
+            found = merged([*parts, checked(collected(arguments.studies))])
             found.to_csv(trials_file(arguments.model), index=False)
         case "choose":
             write_chosen(arguments.model, trials[arguments.model])
