@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 import myosotis
 from myosotis.ledger import StudyRecord, read_json, read_scores
 from tests.plugins import tiny
+from tests.serving import served
 
 ROWS = [{"prompt": f"What comes after {number}?", "response": str(number + 1)} for number in range(40)]
 METHODS = ("lora", "full", "prefix", "adapters", "adapter_per_task")
@@ -334,32 +331,8 @@ def server(at_home: Path, tmp_path: Path, export: Export) -> Iterator[tuple[str,
     """`transformers serve` on a merged export, on loopback: its address, and the folder."""
     folder = tmp_path / "sums"
     export(trial(at_home).name, "--to", str(folder), "--merge")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = Path(sys.executable).with_name("transformers")
-    command = [program, "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with (tmp_path / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait(f"{address}/health", process, tmp_path / "serve.log")
+    with served(folder, tmp_path / "serve.log") as address:
         yield address, folder
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address, timeout=1)
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    raise AssertionError(log.read_text())
 
 
 def test_an_exported_model_serves(server: tuple[str, Path]) -> None:

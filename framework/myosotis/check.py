@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.errors import ConfigurationError, located
 from myosotis.evaluation import choose_runtime
-from myosotis.interfaces import Model, Task
+from myosotis.interfaces import Metric, Model, Task
 from myosotis.ledger import content_hash
 from myosotis.resolve import TrialConfig
 from myosotis.rows import encoded
@@ -42,6 +42,8 @@ class TrialCheck:
         """
         choose_runtime(config.trainer.accelerator, config.trainer.precision)
         self._check_data(config)
+        if self.outline(config).text_only:
+            self._check_text_only(config)
         self._check_examples(config)
         key = content_hash(
             [config.identities["model"], _objectives(config), config.resolved["method"], config.trains]
@@ -96,6 +98,23 @@ class TrialCheck:
         context = start_context(config, model, frozen_names(model, config.methods), outline=True)
         adapted = adapt(model, config.methods, context, config.trains, config.model.blocks)
         return obstacle(branch, adapted.model.module)
+
+    def _check_text_only(self, config: TrialConfig) -> None:
+        if config.trains or config.methods:
+            what = f"method={'+'.join(config.methods)}" if config.methods else "its stages"
+            raise ConfigurationError(
+                f"a model that gives texts alone has no parameters here and must not be trained, but {what} would "
+                "train it; score it as it is with 'method=[]' curriculum=none"
+            )
+        for task in config.tasks.values():
+            unread = [name for name, metric in task.metrics.items() if not metric.generates]
+            if unread:
+                known = self.workspace.registry.plugins["metric"].values()
+                texts = [each.name for each in known if issubclass(each.cls, Metric) and each.cls.generates]
+                raise ConfigurationError(
+                    f"{place_of(task)}: a model that gives texts alone must have metrics of texts, but "
+                    f"{', '.join(unread)} must have its losses; choose from {', '.join(sorted(texts))}"
+                )
 
     def outline(self, config: TrialConfig) -> Model:
         """Give a trial's model without its weights."""

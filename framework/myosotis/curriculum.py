@@ -74,7 +74,7 @@ def build_stages(
     if not tasks and config.name != "stages":
         raise ConfigurationError(
             f"curriculum={config.name} must have a task to train on, but dataset is empty; "
-            "name datasets, as in dataset=[NAME,NAME]"
+            "name datasets, as in dataset=[NAME,NAME], or train nothing with curriculum=none"
         )
     stages = builders[config.name](config, mix, ordered(config.order, tasks, seed))
     mixed = partial(

@@ -107,7 +107,7 @@ def predict_batch(
     task: Task, module: nn.Module, examples: Sequence[Example], model: Model, base: Sequence[Logits]
 ) -> Columns:
     """Predict one batch, let the module write where a metric asks for it, and compare where one does."""
-    columns = task.objective.predict(module, examples, model)
+    columns = {} if model.text_only else task.objective.predict(module, examples, model)
     if any(metric.generates for metric in task.metrics.values()):
         columns = {**columns, **task.objective.generate(module, examples, model)}
     if task.compares:

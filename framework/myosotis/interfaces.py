@@ -67,11 +67,14 @@ class Model:
         tokenizer: its tokenizer, where it has one.
         new: paths of modules that did not come with the base and begin with random weights, such as a head of
             labels; a method that freezes the base must let them train, and save them.
+        text_only: whether it gives texts and nothing else, as one that is hosted elsewhere does: objectives ask it
+            in text, metrics read what it writes, and nothing of it trains.
     """
 
     module: nn.Module
     tokenizer: Any = None
     new: tuple[str, ...] = ()
+    text_only: bool = False
 
 
 @dataclass(frozen=True)

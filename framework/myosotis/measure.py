@@ -213,7 +213,9 @@ class Stopwatch:
 
 
 def _evaluation_seconds(run: TrialRun, task: Task) -> float:
-    """Time scoring a task once, from some of its batches."""
+    """Time scoring a task once, from some of its batches; one that is asked elsewhere takes nothing here."""
+    if run.adapted.model.text_only:
+        return 0.0
     since = time.perf_counter()
     examples = run.evaluation_examples(task, run.context)
     return time.perf_counter() - since + _predicting(run, task, examples)

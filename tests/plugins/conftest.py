@@ -27,6 +27,7 @@ BUILT_IN = (
     "metrics.language",
     "metrics.tags",
     "metrics.text",
+    "models.endpoint",
     "models.huggingface",
     "models.nano",
     "models.minilm",

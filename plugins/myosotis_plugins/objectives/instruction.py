@@ -12,7 +12,7 @@ from torch import nn
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, RowError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
-from myosotis_plugins.objectives import causal, few_shot, shown
+from myosotis_plugins.objectives import asked, causal, few_shot, shown
 from myosotis_plugins.objectives.generation import continued, greedy
 from myosotis_plugins.objectives.heads import CAUSAL, Head, Shape, only
 from myosotis_plugins.objectives.turns import (
@@ -93,7 +93,10 @@ class Instruction(Objective):
                 chats.append(checked_messages(rows[index]))
             except DataError as error:
                 raise RowError(str(error), index + 1) from error
-        turns = self._turns([behind(shown, chat) for chat in chats], model)
+        chats = [behind(shown, chat) for chat in chats]
+        if model.text_only:
+            return [asked.example(self._prompt(chat), chat[-1]["content"]) for chat in chats]
+        turns = self._turns(chats, model)
         first = causal.token_ids(model, [each[0].prompt for each in turns], special=self.template != CHAT)
         texts = [self._texts(each, len(shown))[1:] for each in turns]
         # A row's first text is apart: only it may begin with a special token.
@@ -111,6 +114,17 @@ class Instruction(Objective):
             return texts
         ends = ["", few_shot.BLANK_LINE] * (shown // 2)
         return [*map(add, texts[:shown], ends), *texts[shown:]]
+
+    def _prompt(self, chat: Messages) -> asked.Prompt:
+        if self.template == CHAT:
+            return chat[:-1]
+        turns = TEMPLATES[self.template].turns(chat)
+        if len(turns) > 1:
+            raise DataError(
+                "a conversation must have one answer to be put as a text, for how an answer ends is the model's "
+                f"own, but has {len(turns)}; take template=chat"
+            )
+        return turns[0].prompt
 
     def _turns(self, chats: Sequence[Messages], model: Model) -> list[list[Turn]]:
         if self.template != CHAT:
@@ -152,8 +166,8 @@ class Instruction(Objective):
         }
 
     def tokens(self, example: Example) -> int:
-        """Count the row's tokens."""
-        return len(example["prompt"]) + len(example["response"])
+        """Count the row's tokens; 1 where it is asked in text."""
+        return 1 if asked.PROMPT in example else len(example["prompt"]) + len(example["response"])
 
     def collate(self, examples: Sequence[Example], model: Model) -> Batch:
         """Pad rows to one length."""
@@ -166,7 +180,9 @@ class Instruction(Objective):
         return replace(self, length=causal.WITHOUT_LIMIT)
 
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
-        """Give the row's tokens."""
+        """Give the row's tokens, or its texts."""
+        if asked.PROMPT in example:
+            return asked.pieces(example)
         return shown.pieces(self.collate([example], model), model)
 
     def forward(self, module: nn.Module, batch: Batch) -> Any:
@@ -202,8 +218,10 @@ class Instruction(Objective):
 
     def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Write each row's last response."""
-        asked = [[*example["prompt"], *example["response"][: example["last"]]] for example in examples]
-        texts = continued(Model(module, model.tokenizer), asked, self.max_new_tokens)
+        if model.text_only:
+            return asked.written(module, examples, self.max_new_tokens)
+        prompts = [[*example["prompt"], *example["response"][: example["last"]]] for example in examples]
+        texts = continued(Model(module, model.tokenizer), prompts, self.max_new_tokens)
         return {
             "text": causal.objects(texts),
             "reference": causal.objects([example["reference"] for example in examples]),
@@ -212,8 +230,8 @@ class Instruction(Objective):
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Write a response to each prompt."""
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        asked = [each[0].prompt for each in self._turns(chats, model)]
-        ids = causal.token_ids(model, asked, special=self.template != CHAT)
+        texts = [each[0].prompt for each in self._turns(chats, model)]
+        ids = causal.token_ids(model, texts, special=self.template != CHAT)
         return continued(model, ids, max_new_tokens)
 
     def chat_template(self, model: Model) -> str | None:

@@ -10,7 +10,7 @@ from torch import nn
 from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, RowError
 from myosotis.interfaces import Batch, Columns, Example, Model, Objective, Piece, Row, Rows
-from myosotis_plugins.objectives import causal, few_shot, placed, shown
+from myosotis_plugins.objectives import asked, causal, few_shot, placed, shown
 from myosotis_plugins.objectives.generation import continued, greedy, transduced
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head, Shape, only, shape_of
 from myosotis_plugins.objectives.token_losses import TokenObjective
@@ -68,6 +68,10 @@ class SequenceToSequence(TokenObjective):
             DataError: a target is longer than it may be.
         """
         read = [rows[index] for index in range(len(rows))]
+        if model.text_only:
+            return [
+                asked.example(self.template.replace("{source}", row["source"]), row["target"]) for row in read
+            ]
         both = shape_of(getattr(model.module, "config", None)) == "encoder-decoder"
         sources = self._sources([row["source"] for row in read], model)
         targets = causal.token_ids(model, [row["target"] for row in read], special=False)
@@ -93,6 +97,8 @@ class SequenceToSequence(TokenObjective):
             DataError: as `encode`, or a row does not fit into the model with its shots.
         """
         examples = self.encode(rows, model)
+        if model.text_only:
+            return asked.behind_shots(examples, self.encode(shots, model))
         if "source" in examples[0]:
             raise ConfigurationError(
                 f"evaluation.shots must be 0 where an encoder reads the source, which shows no targets, but got "
@@ -119,7 +125,9 @@ class SequenceToSequence(TokenObjective):
         return [[*each, *suffix, *([end] if closes else [])] for each in opened]
 
     def tokens(self, example: Example) -> int:
-        """Count the tokens that are read and written."""
+        """Count the tokens that are read and written; 1 where the row is asked in text."""
+        if asked.PROMPT in example:
+            return 1
         return sum(
             len(example[name]) for name in ("source", "target", "prompt", "response") if name in example
         )
@@ -146,7 +154,9 @@ class SequenceToSequence(TokenObjective):
         return replace(self, length=causal.WITHOUT_LIMIT, target_length=causal.WITHOUT_LIMIT)
 
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
-        """Give the row's tokens."""
+        """Give the row's tokens, or its texts."""
+        if asked.PROMPT in example:
+            return asked.pieces(example)
         return shown.pieces(self.collate([example], model), model)
 
     def columns(self, model: Model) -> Collection[str]:
@@ -167,6 +177,8 @@ class SequenceToSequence(TokenObjective):
 
     def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Write a target for each source."""
+        if model.text_only:
+            return asked.written(module, examples, self.target_length)
         written = Model(module, model.tokenizer)
         if "prompt" in examples[0]:
             texts = continued(written, [example["prompt"] for example in examples], self.target_length)
