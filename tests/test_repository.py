@@ -58,6 +58,8 @@ THIRD_PARTY = [
     "pandas",
     "rich",
     "typer",
+    "lm_eval.api.model",
+    "lm_eval.models.utils",
 ]
 
 

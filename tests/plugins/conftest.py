@@ -13,6 +13,7 @@ from tests.plugins import tiny
 BUILT_IN = (
     "datasets.file",
     "datasets.hub",
+    "datasets.lm_eval",
     "datasets.pycode",
     "datasets.pydocs",
     "datasets.pymodule",
@@ -25,6 +26,7 @@ BUILT_IN = (
     "metrics.against_base",
     "metrics.labels",
     "metrics.language",
+    "metrics.lm_eval",
     "metrics.tags",
     "metrics.text",
     "models.endpoint",
@@ -34,6 +36,7 @@ BUILT_IN = (
     "objectives.classification",
     "objectives.instruction",
     "objectives.language_modeling",
+    "objectives.lm_eval",
     "objectives.sequence_to_sequence",
     "objectives.token_classification",
 )
