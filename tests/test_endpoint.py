@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import myosotis
 from myosotis.errors import ConfigurationError, ModelError, TrialsFailed
+from myosotis.evaluation import predict_batch
 from myosotis.interfaces import Model
 from myosotis.ledger import StudyRecord
 from myosotis.testing import make_task
@@ -348,10 +349,7 @@ def test_stages_that_train_are_refused(stub: Stub) -> None:
         myosotis.run([*plain, *data])
 
 
-def test_a_task_that_the_model_scores_only_here_has_no_losses(stub: Stub) -> None:
-    """What reads texts is given nothing else."""
-    from myosotis.evaluation import predict_batch
-
+def test_a_model_that_gives_texts_alone_is_asked_for_nothing_else(stub: Stub) -> None:
     objective = Instruction()
     model = Endpoint(stub.address, "counter").load([objective])
     task = make_task("sums", tiny.Texts([]), objective, {"exact_match": ExactMatch()})

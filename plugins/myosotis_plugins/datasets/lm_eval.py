@@ -87,7 +87,7 @@ class LMEval(TaskDataset):
             DataError: a task has no such metric, or makes its score of the documents' in a way of its own.
         """
         own = {name: task.aggregation() for name, task in self._loaded().items()}
-        from lm_eval.api.registry import get_metric_aggregation
+        from lm_eval.api.registry import get_metric_aggregation  # only now is it known to be there
 
         first = next(iter(own.values()))
         shared = [each for each in first if each in METRICS and all(each in other for other in own.values())]
@@ -168,7 +168,7 @@ def _tasks_by_name(names: tuple[str, ...], num_fewshot: int | None) -> Mapping[s
             raise DataError(
                 f"the harness has no task named {name!r}.{meant} `lm-eval ls tasks` lists all of them"
             )
-    return _loaded(manager, list(names), num_fewshot)
+    return _load(manager, list(names), num_fewshot)
 
 
 def _files(path: Path) -> list[Path]:
@@ -195,10 +195,10 @@ def _tasks_of_file(path: Path, content: str, num_fewshot: int | None) -> Mapping
 
     with _as_by_itself():
         manager = TaskManager(include_defaults=False)
-    return _loaded(manager, [str(path)], num_fewshot)
+    return _load(manager, [str(path)], num_fewshot)
 
 
-def _loaded(manager: Any, what: list[str], num_fewshot: int | None) -> Mapping[str, Any]:
+def _load(manager: Any, what: list[str], num_fewshot: int | None) -> Mapping[str, Any]:
     """Load tasks with their data, and give them the examples in their prompts as the harness does."""
     with _explained(", ".join(what)), _as_by_itself():
         tasks: Mapping[str, Any] = manager.load(what)["tasks"]
