@@ -16,6 +16,7 @@ from myosotis.errors import ConfigurationError, ModelError
 from myosotis.interfaces import Method, Model, Objective, Rows
 from myosotis.stacking import Branch, obstacle
 from myosotis.testing import ObjectiveTestSuite
+from myosotis_plugins.methods.adapter_per_task import AdapterPerTask
 from myosotis_plugins.methods.adapters import Adapters
 from myosotis_plugins.methods.dora import DoRA
 from myosotis_plugins.methods.finetuned import Finetuned
@@ -216,6 +217,8 @@ METHODS: dict[str, Method] = {
     "full": Full(),
     "freeze": Freeze(first=1),
     "lora": LoRA(rank=2),
+    "pissa": LoRA(rank=2, initialization="pissa"),
+    "olora": LoRA(rank=2, initialization="olora"),
     "dora": DoRA(rank=2),
     "adapters": Adapters(bottleneck=4),
     "ia3": IA3(targets=["q_lin", "v_lin"]),
@@ -272,7 +275,7 @@ def test_what_is_exported_loads_by_the_libraries_with_its_labels(merge: bool, tm
         assert found.config.id2label == {0: "sad", 1: "glad"}
 
 
-@pytest.mark.parametrize("method", [IncLoRA(rank=2), LoRA(rank=2, initialization="pissa")])
+@pytest.mark.parametrize("method", [IncLoRA(rank=2), AdapterPerTask(rank=2)])
 def test_methods_without_a_place_for_a_head_say_so(method: Method, tmp_path: Path) -> None:
     model = loaded("bert", tmp_path, by_head())
     with pytest.raises(

@@ -9,7 +9,7 @@ from torch import nn
 
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Context, Model
-from myosotis_plugins.methods.peft_adapters import LoRASettings, check_bare, check_pretrained, linear_layers
+from myosotis_plugins.methods.peft_adapters import LoRASettings, check_bare, linear_layers
 from myosotis_plugins.methods.saved_as_one import SavedAsOne
 
 
@@ -25,10 +25,9 @@ def insert_decomposed(
 
     Raises:
         ConfigurationError: the weights are quantized, transposed where that is not provided for, or smaller
-            than the rank, or the model has parts that are not pretrained.
+            than the rank.
     """
     check_bare(model.module)
-    check_pretrained(model)
     layers = linear_layers(model, settings.targets, context.frozen)
     _check(model.module, layers, settings.rank, initialization)
     for name in layers:

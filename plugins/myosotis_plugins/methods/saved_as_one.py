@@ -21,7 +21,8 @@ class SavedAsOne(Wrapper):
     """A model with LoRA adapters, saved as one that fits the untouched base and gives the same predictions.
 
     It is the sum of all adapters, less what was taken out of the base's weights to begin with:
-    s₁ B₁ A₁ + s₂ B₂ A₂ = [s₁ B₁  s₂ B₂] [A₁; A₂]. Its rank is the sum of the ranks, its scale 1.
+    s₁ B₁ A₁ + s₂ B₂ A₂ = [s₁ B₁  s₂ B₂] [A₁; A₂]. Its rank is the sum of the ranks, its scale 1. What is no
+    part of the base, such as a new head, is saved with it.
 
     Args:
         inner: PEFT's model.
@@ -34,6 +35,7 @@ class SavedAsOne(Wrapper):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a PEFT folder."""
+        from peft import get_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
 
         tensors = {}
@@ -52,6 +54,9 @@ class SavedAsOne(Wrapper):
             inference_mode=True,
         )
         config.save_pretrained(str(folder))
+        first = next(iter(self.peft_config))
+        saved = get_peft_model_state_dict(self.inner, adapter_name=first, save_embedding_layers=False)
+        tensors |= {name: value for name, value in saved.items() if ".lora_" not in name}
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(whole, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
 
