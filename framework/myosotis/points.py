@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from myosotis.config import PLUGIN_GROUPS, Composer, is_value
+from myosotis.config import PLUGIN_GROUPS, Composer, explained, is_value, plain
 from myosotis.errors import ConfigurationError, unknown_name
 from myosotis.ledger import content_hash
 from myosotis.plugins import Registry, load_registry
@@ -60,6 +61,44 @@ def whole_study(overrides: Sequence[Override]) -> Iterator[str]:
             yield f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
         elif not override.is_sweep_override() and not (is_value(override) and "." in override_key(override)):
             yield str(override.input_line)
+
+
+def set_shared(master: DictConfig, overrides: Sequence[Override]) -> None:
+    """Set the values that the study as a whole has, too, for its arms and sweeps may refer to them.
+
+    Raises:
+        ConfigurationError: they refer to what is swept.
+    """
+    for override in overrides:
+        key = override_key(override)
+        if _holds(master, key) and override.is_discrete_sweep() and _refers(master, override):
+            raise ConfigurationError(
+                f"{key} must have one value, because the study's arms refer to it, but got {override.input_line}; "
+                "sweep what they set by it"
+            )
+        if _holds(master, key) and is_value(override) and not override.is_sweep_override():
+            with explained(override.input_line):
+                OmegaConf.update(master, key, override.value(), merge=True)
+
+
+def _holds(master: DictConfig, key: str) -> bool:
+    """Tell whether there is such a value; a group is none."""
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(master, parent) if parent else master
+    return (
+        isinstance(holder, DictConfig)
+        and name in list(holder)
+        and not OmegaConf.is_dict(holder._get_node(name))
+    )
+
+
+def _refers(master: DictConfig, override: Override) -> bool:
+    """Tell whether arms or sweeps are others with another value."""
+    varied, seen = copy.deepcopy(master), []
+    for value in itertools.islice(override.sweep_iterator(), 2):
+        OmegaConf.update(varied, override_key(override), value, merge=True)
+        seen.append((plain(varied.arms), plain(varied.hydra.sweeper.get("params"))))
+    return seen[0] != seen[-1]
 
 
 def expand(

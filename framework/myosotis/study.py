@@ -43,7 +43,7 @@ from myosotis.ledger import (
 from myosotis.locks import StudyLock
 from myosotis.options import Options
 from myosotis.plugins import Registry, load_registry
-from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, whole_study
+from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, set_shared, whole_study
 from myosotis.progress import Progress
 from myosotis.resolve import Resolver, TrialConfig
 
@@ -138,7 +138,9 @@ def _whole(compose: Composer, overrides: Sequence[str], config_name: str) -> tup
     arguments = list(overrides)
     if config_name == "config" and says_nothing(compose.parse(arguments)):
         arguments.append(QUICKSTART)
-    master = compose.master(config_name, list(whole_study(compose.parse(arguments))))
+    parsed = compose.parse(arguments)
+    master = compose.master(config_name, list(whole_study(parsed)))
+    set_shared(master, parsed)
     _check_sweeper(master)
     return arguments, master
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from myosotis.config import composer
 from myosotis.errors import ConfigurationError
 from myosotis.points import Point, default_name, expand
-from tests.core.commands import points, resolved, toy
+from tests.core.commands import points, resolved, run_at, toy
 
 
 def expanded(arms: dict[str, dict[str, Any]], params: dict[str, Any], *overrides: str) -> list[Point]:
@@ -170,6 +172,21 @@ def test_arms_are_a_union_times_the_common_sweeps() -> None:
         ("still", {}, False),
         ("still", {}, True),
     ]
+
+
+REFERRING = "arms={tied: {method.pull.strength: ${trainer.max_steps}}}"
+
+
+def test_arms_may_refer_to_what_the_command_sets(tmp_path: Path) -> None:
+    study = run_at(tmp_path, *toy(REFERRING, "method=[pull]", "trainer.max_steps=3", "seed=0,1"))
+    configs = [OmegaConf.load(path) for path in study.folder.glob("*/config.yaml")]
+    assert [config.method.pull.strength for config in configs] == [3, 3]
+
+
+def test_what_arms_refer_to_is_not_swept(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"trainer.max_steps must have one value.*max_steps=3,4"):
+        run_at(tmp_path, *toy(REFERRING, "method=[pull]", "trainer.max_steps=3,4"))
+    assert not (tmp_path / "studies").exists()
 
 
 @pytest.mark.timeout(60)
