@@ -102,6 +102,7 @@ class Launch:
 
     def _run(self, queue: Queue, workers: int) -> None:
         if workers == 1:
+            self._end_server()
             run_here(queue, self.resolver, self.workspace)
             return
         # What was loaded to measure would share a GPU with the worker that gets it.
@@ -358,6 +359,13 @@ class Launch:
         return max(
             (each for each in costs if each is not None), key=lambda cost: cost.step_seconds, default=None
         )
+
+    def _end_server(self) -> None:
+        """End the process that no worker will come from, for it holds all that it imported."""
+        for server in (self._server, self.ahead):
+            if server is not None:
+                server.close()
+        self._server = self.ahead = None
 
     def _started_server(self) -> ForkServer:
         """Give the process that workers come from, which may not be ready yet."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from myosotis import ahead
+from myosotis import ahead, launching
 from myosotis.ahead import started_ahead
 from myosotis.study import run
 from myosotis.workers import ForkServer
@@ -62,4 +63,24 @@ def test_a_study_takes_the_one_that_is_there(
     with ForkServer() as server:
         record = run(command, server=server)
     assert started == [server]
+    assert set(record.trials.status) == {"finished"}
+
+
+def test_one_that_nothing_comes_from_ends_before_the_trials(
+    started: list[ForkServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MYOSOTIS_PLUGINS", "tests.toy")
+    seen = []
+    run_here = launching.run_here
+
+    def noted(*arguments: Any) -> None:
+        seen.append(started[0]._process.poll())
+        run_here(*arguments)
+
+    monkeypatch.setattr(launching, "run_here", noted)
+    with ForkServer() as server:
+        record = run(toy("seed=0,1", "trainer.max_steps=2", "hydra.launcher.workers=1"), server=server)
+    assert len(seen) == 1
+    assert seen[0] is not None
     assert set(record.trials.status) == {"finished"}
