@@ -1,6 +1,6 @@
 """Time what trains nothing at sizes that hurt: planning, the report, and a finished study's rerun.
 
-- planning: 500, 1,000 and 2,000 trials of the embedded model, from the command's overrides to `study.json`, by
+- planning: 500 to 4,000 trials of the embedded model, from the command's overrides to `study.json`, by
   the functions that `myosotis run` calls; without the check that each trial fits its model;
 - report: `myosotis report` over 500, 1,000 and 2,000 finished trials, five seeds a configuration;
 - rerun: the same command again, of a study whose 200 trials are finished.
@@ -32,6 +32,7 @@ from myosotis.ledger import Score, TrialEntry, content_hash, write_json, write_s
 
 COMMAND = [sys.executable, "-m", "myosotis"]
 SIZES = (500, 1000, 2000)
+PLANNED = (*SIZES, 4000)
 RATES = (0.0003, 0.001, 0.003, 0.01)
 SEEDS = 5
 ARMS = {
@@ -81,9 +82,9 @@ def plan(trials: int, folder: Path) -> list[TrialEntry]:
 
 def measure_planning(folder: Path, rounds: int) -> None:
     """Plan each size in a folder of its own."""
-    measured: dict[int, list[Measurement]] = {size: [] for size in SIZES}
+    measured: dict[int, list[Measurement]] = {size: [] for size in PLANNED}
     for turn in range(rounds):
-        for size in SIZES:
+        for size in PLANNED:
             command = [
                 sys.executable,
                 __file__,
