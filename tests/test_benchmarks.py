@@ -266,3 +266,27 @@ def test_streaming_is_measured(tmp_path: Path) -> None:
     few, many = (int(line.split(", ")[1].split(" ")[0].replace(",", "")) for line in printed[:2])
     assert many >= 5 * few  # whole thousands of rows
     assert float(printed[2].split(": ")[1].split(" ")[0]) < 1.1
+
+
+# OPT in 8 bits
+
+
+def test_opt_has_the_published_parameters_and_those_that_the_guides_train() -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    opt = load("gpu_opt")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **opt.SHAPES["opt-6.7b"]))
+        adapted = get_peft_model(model, LoraConfig(r=opt.RANK, target_modules=opt.TARGETS))
+    assert adapted.get_nb_trainable_parameters() == (8_388_608, 6_666_862_592)
+
+
+@pytest.mark.slow
+def test_opt_is_trained_by_both_sides(tmp_path: Path) -> None:
+    tiny = ["--device", "cpu", "--shape", "tiny", "--steps", "2", "--batch", "2", "--length", "16"]
+    printed = run("gpu_opt", tmp_path, *tiny, "--rounds", "1")
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith(("| ours", "| library"))]
+    assert [row[1].strip() for row in rows] == ["ours", "library"]
+    trained = 2 * 2 * 16 * (64 + 64)
+    assert [row[3].strip() for row in rows] == [f"{trained:,}"] * 2
