@@ -98,8 +98,11 @@ def apart(row: Mapping[Any, float], rule: float) -> str:
 
 def picture(rows: pd.DataFrame, metric: str, note: Path) -> None:
     """Draw what the seeds end with, its interval and the base's score beside the note."""
+    room = 7 * max(
+        map(len, rows["configuration"])
+    )  # the reader's letters are wider than those that are measured
     base = alt.Chart(rows, width=460, height={"step": 24}).encode(
-        y=alt.Y("configuration:N", title=None, sort=None, axis=alt.Axis(labelLimit=260)),
+        y=alt.Y("configuration:N", title=None, sort=None, axis=alt.Axis(labelLimit=260, minExtent=room)),
         yOffset="task:N",
         color=alt.Color("task:N", title=None),
     )
