@@ -37,6 +37,8 @@ from typing import Any
 RANKS = (1, 2, 4, 8, 16, 32, 48, 64)
 BLOCKS = (1, 2, 3, 4)
 ALONE = ("cohort=1", "workers=1")
+LIMIT = 64
+"""Blocks of each file that both sides score."""
 BASELINE = Path(__file__).with_name("baseline.py")
 COMMAND = [sys.executable, "-m", "myosotis"]
 
@@ -94,7 +96,7 @@ class Work:
 
     def _baseline(self, sweep: Sweep, own: Sequence[str]) -> list[str]:
         command = [sys.executable, str(BASELINE), "--model", str(self.model), "--train", str(sweep.train)]
-        command += ["--batch", str(sweep.batch), "--length", str(sweep.length), *own]
+        command += ["--batch", str(sweep.batch), "--length", str(sweep.length), "--limit", str(LIMIT), *own]
         for name, file in [("new", sweep.train), *self.held_out]:
             command += ["--eval", f"{name}={file}"]
         return command
@@ -118,6 +120,7 @@ class Work:
             f"dataset.new.length={sweep.length}",
             "probe=[]",
             f"trainer.batch_size={sweep.batch}",
+            f"evaluation.limit={LIMIT}",
             "study=benchmark",
             *sweep.ours,
             *(f"hydra.launcher.{option}" for option in sweep.launcher),
