@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from myosotis.adaptation import adapt
 from myosotis.errors import ConfigurationError, ModelError
-from myosotis.interfaces import Method, Model, Objective, Rows
+from myosotis.interfaces import Method, Model, Objective, Rows, Share, Stage
 from myosotis.stacking import Branch, obstacle
 from myosotis.testing import ObjectiveTestSuite
 from myosotis_plugins.methods.adapter_per_task import AdapterPerTask
@@ -25,6 +26,7 @@ from myosotis_plugins.methods.full import Full
 from myosotis_plugins.methods.ia3 import IA3
 from myosotis_plugins.methods.inc_lora import IncLoRA
 from myosotis_plugins.methods.lora import LoRA
+from myosotis_plugins.methods.olora import OLoRA
 from myosotis_plugins.objectives.classification import Classification
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
 from tests.plugins import tiny
@@ -219,6 +221,8 @@ METHODS: dict[str, Method] = {
     "lora": LoRA(rank=2),
     "pissa": LoRA(rank=2, initialization="pissa"),
     "olora": LoRA(rank=2, initialization="olora"),
+    "inc_lora": IncLoRA(rank=2),
+    "o_lora": OLoRA(rank=2),
     "dora": DoRA(rank=2),
     "adapters": Adapters(bottleneck=4),
     "ia3": IA3(targets=["q_lin", "v_lin"]),
@@ -275,13 +279,42 @@ def test_what_is_exported_loads_by_the_libraries_with_its_labels(merge: bool, tm
         assert found.config.id2label == {0: "sad", 1: "glad"}
 
 
-@pytest.mark.parametrize("method", [IncLoRA(rank=2), AdapterPerTask(rank=2)])
-def test_methods_without_a_place_for_a_head_say_so(method: Method, tmp_path: Path) -> None:
+def test_methods_without_a_place_for_a_head_say_so(tmp_path: Path) -> None:
     model = loaded("bert", tmp_path, by_head())
     with pytest.raises(
         ConfigurationError, match="every part of the model must be pretrained, but classifier"
     ):
-        method.adapt(model, tiny.context(model))
+        AdapterPerTask(rank=2).adapt(model, tiny.context(model))
+
+
+@pytest.mark.parametrize("method", [IncLoRA(rank=2), OLoRA(rank=2)])
+def test_a_head_trains_in_every_stage_and_is_saved_as_it_is_at_the_end(
+    method: Method, tmp_path: Path
+) -> None:
+    objective = by_head()
+    factory = tiny.factory(tiny.save_encoder(tiny.distilbert(), tmp_path / "base"))
+    model = factory.load([objective])
+    stages = tuple(Stage(index, {"poem": Share(1, 1)}) for index in (1, 2))
+    context = replace(tiny.context(model), stages=stages)
+    adapted = adapt(model, {"method": method}, context, trains=True)
+    generator = torch.Generator().manual_seed(3)
+    for stage in stages:
+        method.begin_stage(stage, context)
+        trains = {name: each for name, each in adapted.model.module.named_parameters() if each.requires_grad}
+        others = {name for name in trains if f"stage{stage.index}" not in name}
+        assert all("classifier" in name for name in others)
+        assert len([name for name in trains if "classifier" in name]) == 4
+        with torch.no_grad():
+            for value in trains.values():
+                value += 0.3 * torch.randn(value.shape, generator=generator)
+    adapted.model.module.eval()
+    examples = objective.encode(ROWS, model)
+    with torch.no_grad():
+        expected = objective.predict(adapted.model.module, examples, model)["loss"]
+        (tmp_path / "saved").mkdir()
+        factory.save(adapted.model, tmp_path / "saved")
+        again = factory.restore(tmp_path / "saved", [objective]).module.eval()
+        np.testing.assert_allclose(objective.predict(again, examples, model)["loss"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "nf4"])

@@ -8,7 +8,7 @@ from torch import nn
 
 from myosotis import hookimpl
 from myosotis.interfaces import Context, Method, Model, Stage, Task
-from myosotis_plugins.methods.peft_adapters import LoRASettings
+from myosotis_plugins.methods.peft_adapters import LoRASettings, check_pretrained
 from myosotis_plugins.methods.stage_adapters import StageAdapters
 from myosotis_plugins.methods.wrapper import Wrapper
 
@@ -51,8 +51,10 @@ class AdapterPerTask(Method):
         """Insert the adapters; everything else stops training.
 
         Raises:
-            ConfigurationError: another method has put adapters in, or there is nothing to adapt.
+            ConfigurationError: another method has put adapters in, there is nothing to adapt, or the model has
+                parts that are not pretrained.
         """
+        check_pretrained(model)
         return _SwitchingBack(self.adapters.insert(model, context), self)
 
     def begin_stage(self, stage: Stage, context: Context) -> None:

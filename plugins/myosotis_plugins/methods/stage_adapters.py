@@ -6,13 +6,18 @@ import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from torch import nn
+
 from myosotis.interfaces import Context, Model
-from myosotis_plugins.methods.peft_adapters import LoRASettings, check_pretrained
+from myosotis_plugins.methods.peft_adapters import LoRASettings
 from myosotis_plugins.quiet import quiet_libraries
 
 
 class StageAdapters:
     """LoRA adapters in one model, one for every stage that trains, all made before the first stage.
+
+    What is new in the model, such as a head of labels, is theirs together: it trains in every stage, and PEFT keeps
+    it with the first adapter.
 
     Attributes:
         names: the adapters' names, by the stages' indices: `stage1`, `stage2`.
@@ -22,23 +27,29 @@ class StageAdapters:
         self.settings = settings
         self.names: dict[int, str] = {}
         self._model: Any = None
+        self._new: list[nn.Module] = []
 
     def insert(self, model: Model, context: Context) -> Any:
         """Insert them all, active and training; everything else stops training.
 
         Raises:
-            ConfigurationError: another method has put adapters in, there is nothing to adapt, or the model has
-                parts that are not pretrained.
+            ConfigurationError: another method has put adapters in, or there is nothing to adapt.
         """
-        check_pretrained(model)
         stages = [stage.index for stage in context.stages if stage.shares] or [1]
         self.names = {index: f"stage{index}" for index in stages}
         first, *others = self.names.values()
         self._model = self.settings.insert(model, context, name=first)
         with quiet_libraries():
+            from peft import PeftModel
+            from peft.utils import ModulesToSaveWrapper
+
+            kept = (each for each in self._model.modules() if isinstance(each, ModulesToSaveWrapper))
+            self._new = [each.modules_to_save[first] for each in kept]
             for name in others:
                 config = copy.deepcopy(self._model.peft_config[first])
-                self._model.add_adapter(name, config, low_cpu_mem_usage=context.outline)
+                config.modules_to_save = None
+                # Classifiers' own way of adding would give each adapter a copy of the head.
+                PeftModel.add_adapter(self._model, name, config, low_cpu_mem_usage=context.outline)
         self.use(self.names.values(), training=self.names.values())
         return self._model
 
@@ -47,6 +58,8 @@ class StageAdapters:
         tuner = self._model.base_model
         tuner.set_adapter(list(active))  # which lets all of them train
         tuner.set_requires_grad([name for name in active if name not in training], False)
+        for module in self._new:
+            module.requires_grad_(bool(training))
 
     def before(self, stage: int) -> list[str]:
         """Name the adapters of the stages before one."""
