@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from myosotis.batches import mean_length
 from myosotis.checkpoint import START, Position
-from myosotis.errors import Interrupted, NonFiniteLoss, TrialError
+from myosotis.errors import Interrupted, NonFiniteLoss, TrialError, in_one_line
 from myosotis.evaluation import predict, score
 from myosotis.events import Event
 from myosotis.interfaces import Blocks, Columns, Example
@@ -150,11 +150,7 @@ def _fail_unresolved(job: Job, error: BaseException, control: Control) -> None:
     """Give a trial up whose plugins cannot be made."""
     trial_log(job.id).error("failed", exc_info=error)
     write_error(job.folder, error)
-    control.tell(Event(job.id, "failed", error=_in_one_line(error)))
-
-
-def _in_one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    control.tell(Event(job.id, "failed", error=in_one_line(error)))
 
 
 def _run_of(job: Job, config: TrialConfig, workspace: Workspace, control: Control) -> TrialRun:
@@ -225,7 +221,7 @@ class Cohort:
         trial_log(run.config.id).error("failed", exc_info=error)
         run.fail(error)
         passing = isinstance(error, OUT_OF_MEMORY)
-        self.control.tell(Event(run.config.id, "failed", error=_in_one_line(error), passing=passing))
+        self.control.tell(Event(run.config.id, "failed", error=in_one_line(error), passing=passing))
 
     def stop(self) -> None:
         """Close what is open of the trials that have not ended, and tell so."""

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from myosotis.curriculum import CurriculumConfig
-from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.errors import ConfigurationError, first_line, unknown_name
 from myosotis.plugins import Kind, Registry, load_registry
 
 VERSION_BASE = "1.3"
@@ -331,7 +331,7 @@ def explain(error: BaseException, override: str | None = None) -> str:
         return _explain_missing(str(cause.missing_cfg_file), cause.options)
     key = str(getattr(cause, "full_key", None) or "")
     parent = getattr(cause, "parent_node", None)
-    text = str(cause).split("\n")[0]
+    text = first_line(cause)
     if key and "not in" in text and isinstance(parent, DictConfig):
         prefix, _, name = key.rpartition(".")
         known = [str(each) for each in parent if not str(each).startswith("_")]

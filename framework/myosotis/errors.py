@@ -71,6 +71,17 @@ class TrialsFailed(MyosotisError):
     """The study is over, and some of its trials failed."""
 
 
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says, or its name where it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def in_one_line(error: BaseException) -> str:
+    """Give an error's name, and the first line of what it says."""
+    name, first = type(error).__name__, first_line(error)
+    return name if first == name else f"{name}: {first}"
+
+
 @contextmanager
 def located(where: str) -> Iterator[None]:
     """Put the place that a mistake is in before its text."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from myosotis.errors import ConfigurationError
+from myosotis.errors import ConfigurationError, first_line
 from myosotis.interfaces import ModelFactory, Objective
 from myosotis.ledger import read_json, read_scores, write_text
 from myosotis.model_card import model_card
@@ -100,9 +100,9 @@ def push(folder: Path, repository: str, public: bool = False) -> str:
     except (
         Exception
     ) as error:  # the client's errors of the network share no base, and change with its versions
-        first = str(error).strip().split("\n")[0]
         raise ConfigurationError(
-            f"--push-to-hub must name a repository of yours, but {repository} cannot be written: {first}. The "
-            f"model is in {folder}; log in with `hf auth login`, then `hf upload {repository} {folder}`"
+            f"--push-to-hub must name a repository of yours, but {repository} cannot be written: "
+            f"{first_line(error)}. The model is in {folder}; log in with `hf auth login`, then "
+            f"`hf upload {repository} {folder}`"
         ) from error
     return str(address)

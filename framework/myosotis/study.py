@@ -28,6 +28,7 @@ from myosotis.errors import (
     StorageError,
     TrialError,
     TrialsFailed,
+    in_one_line,
 )
 from myosotis.ledger import (
     PREFIX_FOLDER,
@@ -476,9 +477,5 @@ def _failure(job: JobReturn) -> str:
     except TrialError as error:
         return f"  {error}"
     except Exception as error:
-        return f"  {' '.join(job.overrides or [])}: {_first_line(error)}"
+        return f"  {' '.join(job.overrides or [])}: {in_one_line(error)}"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

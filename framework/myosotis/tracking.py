@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from myosotis.errors import ConfigurationError
+from myosotis.errors import ConfigurationError, in_one_line
 from myosotis.ledger import Score, write_text
 from myosotis.logs import trial_log, warn
 from myosotis.storage import stored
@@ -341,8 +341,7 @@ def _point(line: str) -> tuple[int, int] | None:
 
 
 def _told(error: BaseException) -> str:
-    first = (str(error).splitlines() or [""])[0].rstrip(".")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return in_one_line(error).rstrip(".")
 
 
 def _short(path: Path) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from myosotis.adaptation import Adapted, adapt, frozen_names
+from myosotis.errors import first_line
 from myosotis.evaluation import evaluating
 from myosotis.interfaces import Context, Method, Mixture, ModelFactory, Stage, Task
 from myosotis.stacking import Branch, obstacle
@@ -377,8 +378,9 @@ def _read_back(state: dict[str, Any]) -> Any:
         buffer.seek(0)
         return torch.load(buffer, weights_only=True)
     except (pickle.PickleError, AttributeError, TypeError) as error:
-        first = str(error).splitlines()[0]
-        raise AssertionError(f"state_dict must give tensors and plain values only: {first}") from error
+        raise AssertionError(
+            f"state_dict must give tensors and plain values only: {first_line(error)}"
+        ) from error
 
 
 def _all_of(module: nn.Module, context: Context) -> dict[str, Any]:

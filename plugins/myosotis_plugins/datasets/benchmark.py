@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from myosotis.errors import ConfigurationError, DataError
+from myosotis.errors import ConfigurationError, DataError, first_line
 from myosotis.interfaces import Row, Rows, Split, TaskDataset, file_hash
-from myosotis_plugins.datasets.hub_commit import commit, first_line
+from myosotis_plugins.datasets.hub_commit import commit
 from myosotis_plugins.datasets.readers import check_file, json_rows
 
 

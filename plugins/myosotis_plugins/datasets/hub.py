@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, unknown_name
+from myosotis.errors import ConfigurationError, DataError, first_line, unknown_name
 from myosotis.interfaces import Rows, Split, TaskDataset, file_hash
 from myosotis_plugins.datasets.file import LARGE_BYTES
-from myosotis_plugins.datasets.hub_commit import commit, first_line
+from myosotis_plugins.datasets.hub_commit import commit
 from myosotis_plugins.datasets.table import LABELS, ObjectiveName, TableDataset
 
 MYOSOTIS_API = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from myosotis.errors import DataError
+from myosotis.errors import DataError, first_line
 
 
 @cache
@@ -26,8 +26,3 @@ def commit(hub: str, revision: str | None) -> str:
         Exception
     ) as error:  # the client's errors of the network share no base, and change with its versions
         raise DataError(f"the Hub must give {hub}, but does not: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Give an error's first line, or its name."""
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError
+from myosotis.errors import ConfigurationError, DataError, in_one_line
 from myosotis.interfaces import Row, Rows, Split, TaskDataset, file_hash
 from myosotis_plugins.datasets.readers import check_file
 from myosotis_plugins.metrics.lm_eval import METRICS, PREFIX
@@ -222,10 +222,9 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a task's own code may raise anything, and so may the Hub's client
-        first = str(error).strip().split("\n")[0]
         raise DataError(
             f"{what} must be of the harness's kind and have its data, but cannot be loaded: "
-            f"{type(error).__name__}: {first}. Without a network, give task_file=FILE with local data: "
+            f"{in_one_line(error)}. Without a network, give task_file=FILE with local data: "
             "dataset_path: json, and dataset_kwargs: {data_files: {test: FILE}}"
         ) from error
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from myosotis.errors import DataError, unknown_name
+from myosotis.errors import DataError, first_line, unknown_name
 
 
 def check_file(path: Path) -> None:
@@ -111,7 +111,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             batches = (row for batch in file.iter_batches(1_000) for row in batch.to_pylist())
             yield from enumerate(batches, 1)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} must be Parquet, but: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} must be Parquet, but: {first_line(error)}") from error
 
 
 def conll_rows(path: Path) -> Iterator[tuple[int, list[str], list[str]]]:

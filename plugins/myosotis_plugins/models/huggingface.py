@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, ModelError
+from myosotis.errors import ConfigurationError, ModelError, first_line
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective, file_hash
 from myosotis_plugins.blocks import chained_blocks
 from myosotis_plugins.gradient_checkpointing import checkpoint_blocks
@@ -245,9 +245,8 @@ class HuggingFace(ModelFactory):
         try:
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
-            first = str(error).strip().split("\n")[0]
             raise ModelError(
-                f"{self.path} must have a tokenizer, but it cannot be loaded: {first}"
+                f"{self.path} must have a tokenizer, but it cannot be loaded: {first_line(error)}"
             ) from error
 
     def _folder(self) -> Path:
@@ -260,10 +259,9 @@ class HuggingFace(ModelFactory):
         try:
             return Path(snapshot_download(self.path, revision=self.revision, allow_patterns=[*FILES, CARD]))
         except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-            first = str(error).strip().split("\n")[0]
             raise ModelError(
                 f"path must be a folder or an id of the Hub, but {self.path!r} is no folder here, and the Hub "
-                f"does not give it ({first}). Without a network, give the path of a folder"
+                f"does not give it ({first_line(error)}). Without a network, give the path of a folder"
             ) from error
 
     def _commit(self) -> str:

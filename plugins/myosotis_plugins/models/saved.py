@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from myosotis.errors import ModelError
+from myosotis.errors import ModelError, first_line
 from myosotis.interfaces import Model
 from myosotis_plugins.methods.bottleneck import SETTINGS, load_bottlenecks
 from myosotis_plugins.methods.peft_adapters import check_bare
@@ -93,6 +93,5 @@ def _with_adapter(model: Model, folder: Path) -> nn.Module:
                 model.module, str(folder), is_trainable=not virtual
             )
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ModelError(f"the adapter in {folder} does not fit the model: {first}") from error
+        raise ModelError(f"the adapter in {folder} does not fit the model: {first_line(error)}") from error
     return VirtualTokens(adapted) if virtual else adapted

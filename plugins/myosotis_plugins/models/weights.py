@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from myosotis.errors import ModelError
+from myosotis.errors import ModelError, first_line
 from myosotis_plugins.quiet import quiet_libraries
 
 WEIGHTS = "*.safetensors"
@@ -154,5 +154,4 @@ def _check_complete(folder: Path, missing: Set[str]) -> None:
 
 def not_loaded(folder: Path, error: Exception) -> ModelError:
     """Say that a model cannot be loaded, and why."""
-    first = str(error).strip().split("\n")[0]
-    return ModelError(f"the model in {folder} cannot be loaded: {first}")
+    return ModelError(f"the model in {folder} cannot be loaded: {first_line(error)}")
