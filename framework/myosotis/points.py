@@ -71,12 +71,14 @@ def set_shared(master: DictConfig, overrides: Sequence[Override]) -> None:
     """
     for override in overrides:
         key = override_key(override)
-        if _holds(master, key) and override.is_discrete_sweep() and _refers(master, override):
+        if not _holds(master, key):
+            continue
+        if override.is_discrete_sweep() and _refers(master, override):
             raise ConfigurationError(
                 f"{key} must have one value, because the study's arms refer to it, but got {override.input_line}; "
                 "sweep what they set by it"
             )
-        if _holds(master, key) and is_value(override) and not override.is_sweep_override():
+        if is_value(override) and not override.is_sweep_override():
             with explained(override.input_line):
                 OmegaConf.update(master, key, override.value(), merge=True)
 
