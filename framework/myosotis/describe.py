@@ -1,10 +1,11 @@
-"""What a plugin says of itself: description, parameters with types and defaults, paper."""
+"""What a plugin says of itself: description, parameters with types and defaults, what it stores, paper."""
 
 from __future__ import annotations
 
 import inspect
 import re
 
+from myosotis.interfaces import Method
 from myosotis.plugins import PluginOrigin
 
 
@@ -13,6 +14,8 @@ def describe(found: PluginOrigin) -> str:
     documentation = inspect.getdoc(found.cls) or ""
     head = f"{found.kind} {found.name}  ({found.distribution}, {found.file}:{found.line})"
     sections = [head, documentation.split("\nArgs:")[0].strip(), _parameters(found, documentation)]
+    if issubclass(found.cls, Method):
+        sections.append(f"stores between stages: {found.cls.stores}")
     if found.cls.paper:
         sections.append(f"paper: {found.cls.paper}")
     return "\n\n".join(section for section in sections if section)

@@ -190,11 +190,13 @@ def test_show_describes_a_plugin(call) -> None:  # type: ignore[no-untyped-def]
     assert out.startswith("method pull  (no distribution, ")
     assert "a quadratic penalty" in out
     assert "strength: float = 0.1\n      half the factor of the squared distance." in out
+    assert "\nstores between stages: one copy of the weights" in out
 
 
 def test_show_gives_all_of_one_name(call) -> None:  # type: ignore[no-untyped-def]
     _, out, _ = call("plugins", "show", "points")
     assert out.startswith("dataset points")
+    assert "stores" not in out
     assert "\nobjective points" in out
 
 
