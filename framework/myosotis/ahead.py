@@ -9,6 +9,8 @@ from myosotis.workers import ForkServer, available_cores
 
 PRELOADED = ("lightning.pytorch", "transformers", "myosotis.cohort", "myosotis.training")
 """What that process imports."""
+WANDB_PRELOADED = ("wandb.sdk.launch",)
+"""What a W&B run imports as it begins: before the rest, since it looks for itself in every module there is."""
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def started_ahead(overrides: Sequence[str]) -> Iterator[ForkServer | None]:
     if available_cores() == 1 or not _may_be_several(overrides):
         yield None
         return
-    with ForkServer(PRELOADED) as server:
+    logger = () if "logger=none" in overrides else WANDB_PRELOADED
+    with ForkServer((*logger, *PRELOADED)) as server:
         yield server
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
-from myosotis.ahead import PRELOADED
+from myosotis.ahead import PRELOADED, WANDB_PRELOADED
 from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
 from myosotis.batches import stage_batches
 from myosotis.cohort import Job, free_cached_memory
@@ -32,7 +32,8 @@ from myosotis.measure import Cost, measure_training
 from myosotis.options import Options
 from myosotis.progress import Progress
 from myosotis.resolve import Resolver, TrialConfig
-from myosotis.workers import Died, Finished, ForkServer, Raised, available_cores, gpus
+from myosotis.study_check import StudyCheck
+from myosotis.workers import Died, Finished, ForkServer, Message, Raised, available_cores, gpus
 from myosotis.workspace import Workspace
 
 SMALL_SECONDS = 20.0
@@ -121,14 +122,38 @@ class Launch:
 
     # Ahead of it
 
-    def warm_up(self) -> bool:
-        """Start the process that workers come from, where it is known that there will be some; tell whether it is.
+    def check(
+        self, asked: Sequence[str], looks_at_data: bool, meanwhile: Callable[[], None]
+    ) -> StudyCheck | None:
+        """Check the trials in the process that workers come from, where it is known that there will be some.
 
-        It imports while this process checks the trials.
+        What that imports and reads is theirs too. With GPUs it must not touch one, as much of what is checked
+        does: it only imports while this process checks.
+
+        Args:
+            asked: what each trial was asked for by.
+            looks_at_data: whether to look for what is wrong with the data, too.
+            meanwhile: what else to do while this process waits.
+
+        Returns:
+            None where the trials are still to be checked.
+
+        Raises:
+            ConfigurationError: says what would stop which trial.
         """
-        if expected := self._expects_workers():
+        if not self._expects_workers():
+            return None
+        if self._gpus():
             self._started_server()
-        return expected
+            return None
+        server = self._started_server(asked, looks_at_data)
+        meanwhile()
+        worker = server.start_worker()
+        try:
+            worker.submit("myosotis.local:checked")
+            return cast("StudyCheck", _result(worker.receive()))
+        finally:
+            worker.kill()
 
     def close(self) -> None:
         """End what was started."""
@@ -346,13 +371,7 @@ class Launch:
             for worker in workers:
                 worker.submit("myosotis.local:timed", list(jobs))
             for worker in workers:
-                message = worker.receive()
-                if isinstance(message, Raised):
-                    raise message.error
-                if isinstance(message, Died):
-                    raise MemoryError(str(message))
-                assert isinstance(message, Finished)
-                costs.append(message.result)
+                costs.append(_result(worker.receive()))
         finally:
             for worker in workers:
                 worker.kill()
@@ -367,25 +386,40 @@ class Launch:
                 server.close()
         self._server = self.ahead = None
 
-    def _started_server(self) -> ForkServer:
+    def _started_server(self, asked: Sequence[str] = (), looks_at_data: bool = False) -> ForkServer:
         """Give the process that workers come from, which may not be ready yet."""
         if self._server is None:
             self._open.callback(setattr, self, "_server", None)
-            self._server = self._open.enter_context(self.ahead or ForkServer(PRELOADED))
+            self._server = self._open.enter_context(self.ahead or ForkServer(self._modules()))
             self.ahead = None
-            loggers = {str(config.logger.get("_target_")) for config in self.configs if config.logger}
             self._server.prepare(
                 "myosotis.local:prepare",
                 Preparation(
                     self.workspace.studies,
                     list(self.jobs),
                     dict(self.resolver._fingerprints),
-                    modules=("wandb",) if any(each.endswith(".WandbRun") for each in loggers) else (),
                     load=not self._gpus(),
+                    asked=asked,
+                    looks_at_data=looks_at_data,
                 ),
                 wait=False,
             )
         return self._server
+
+    def _modules(self) -> tuple[str, ...]:
+        loggers = {str(config.logger.get("_target_")) for config in self.configs if config.logger}
+        wandb = any(each.endswith(".WandbRun") for each in loggers)
+        return (*(WANDB_PRELOADED if wandb else ()), *PRELOADED)
+
+
+def _result(message: Message) -> Any:
+    """Give what a worker's function returned, or raise what it raised."""
+    if isinstance(message, Raised):
+        raise message.error
+    if isinstance(message, Died):
+        raise MemoryError(str(message))
+    assert isinstance(message, Finished)
+    return message.result
 
 
 def _threads(workers: int, cores: int) -> int:

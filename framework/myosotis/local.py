@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 import threading
 import time
@@ -27,7 +26,8 @@ from myosotis.logs import trial_logs
 from myosotis.measure import Cost, measure_training
 from myosotis.plugins import load_registry
 from myosotis.progress import Progress
-from myosotis.resolve import Resolver
+from myosotis.resolve import Resolver, TrialConfig
+from myosotis.study_check import StudyCheck, check_study
 from myosotis.workers import Died, ForkServer, Raised, Worker
 from myosotis.workers import Event as Told
 from myosotis.workspace import Workspace
@@ -217,38 +217,48 @@ def run_here(queue: Queue, resolver: Resolver, workspace: Workspace) -> None:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the process that starts the workers is told: it imports and loads what they share."""
+    """What the process that starts the workers is told: it imports, checks and loads what they share.
+
+    Attributes:
+        asked: what each trial was asked for by, where they are to be checked.
+        looks_at_data: whether their data are to be looked at, too.
+        load: whether to load the base and to encode the data, where all trials have the same.
+    """
 
     studies: Path
     jobs: Sequence[Job]
     fingerprints: Mapping[str, str]
-    modules: Sequence[str]
     load: bool
+    asked: Sequence[str] = ()
+    looks_at_data: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What workers share: modules, plugins, the base and encoded examples."""
+    """What workers share: modules, plugins, the base and encoded examples, and what was found of the trials."""
 
     resolver: Resolver
     workspace: Workspace
+    check: StudyCheck | None
 
 
 def prepare(argument: Preparation) -> Prepared:
     """Load what every worker needs, once; called where workers are forked."""
-    for name in argument.modules:
-        importlib.import_module(name)
     registry = load_registry()
     resolver = Resolver(registry, dict(argument.fingerprints))
     workspace = Workspace(argument.studies, registry)
+    configs = [job.resolve(resolver) for job in argument.jobs]
+    check = None
+    if argument.asked:
+        trials = list(zip(argument.asked, configs, strict=True))
+        check = check_study(trials, workspace, argument.looks_at_data)
     if argument.load:
-        _load(argument.jobs, resolver, workspace)
-    return Prepared(resolver, workspace)
+        _load(configs, workspace)
+    return Prepared(resolver, workspace, check)
 
 
-def _load(jobs: Sequence[Job], resolver: Resolver, workspace: Workspace) -> None:
+def _load(configs: Sequence[TrialConfig], workspace: Workspace) -> None:
     """Load the base and encode the data, where all trials have the same."""
-    configs = [job.resolve(resolver) for job in jobs]
     if len({config.identities["model"] for config in configs}) != 1:
         return
     from myosotis.evaluation import choose_runtime
@@ -261,6 +271,11 @@ def _load(jobs: Sequence[Job], resolver: Resolver, workspace: Workspace) -> None
             workspace.evaluated(task, identity, model, base, config.evaluation)
             if config.trains_on(task.name):
                 workspace.examples(task, identity, "train", model, base)
+
+
+def checked(prepared: Prepared, argument: None, channel: Any) -> StudyCheck | None:
+    """Give what was found of the trials."""
+    return prepared.check
 
 
 def timed(prepared: Prepared, jobs: Sequence[Job], channel: Any) -> Cost | None:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from myosotis.config import Composer, composer, explained, is_name, plain
-from myosotis.data_record import FILE, DataRecord, joined, keep
+from myosotis.data_record import FILE, DataRecord, keep
 from myosotis.errors import (
     ConfigurationError,
-    MyosotisError,
-    PluginError,
     StorageError,
     TrialError,
     TrialsFailed,
@@ -49,7 +46,6 @@ from myosotis.progress import Progress
 from myosotis.resolve import Resolver, TrialConfig
 
 if TYPE_CHECKING:
-    from myosotis.check import TrialCheck
     from myosotis.cohort import Job
     from myosotis.launching import Launch
     from myosotis.planning import StudyPlan
@@ -116,7 +112,7 @@ def plan_study(
         task = TrialTask(load_registry(), Path(master.studies).absolute(), config_name)
         layout = lay_out(arguments, params, master, compose.loader, task)
         task.study, task.left = layout.folder.name, layout.left
-        task.check()
+        task.check(looks_at_data=False)
         provenance = Provenance(compose, config_name, task.workspace.registry, arguments, params, arms)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=_hydra_context(compose, master), task_function=task, config=master
@@ -195,8 +191,7 @@ def sweep(
     folder, left = layout.folder, layout.left
     task.begin(folder.name, len(layout.planned), left)
     with task.warm(getattr(launcher, "options", None)):
-        check = task.check()
-        records = task.look_at_data(check) if master.data_check else {}
+        records = task.check(master.data_check)
         try:
             with StudyLock(folder):
                 write_study(folder, arguments, [each.entry for each in layout.planned])
@@ -303,61 +298,36 @@ class TrialTask:
 
     @contextlib.contextmanager
     def warm(self, options: Options | None) -> Iterator[None]:
-        """Start what takes long to be ready, while the trials are checked; what launches them uses it."""
-        from myosotis import report
-
-        importing = threading.Thread(target=report.warm_up)
+        """Start what takes long to be ready before the trials are checked; what launches them uses it."""
         if self.left and options is not None:
             self._warm = self.prepared(self.left, options)
-            if self._warm.warm_up():
-                importing.start()  # while this process waits for them
         try:
             yield
         finally:
             if self._warm is not None:
-                if importing.ident:
-                    importing.join()
                 self._warm.close()
                 self._warm = None
 
-    def check(self) -> TrialCheck:
-        """Find what would stop the trials that are left, before anything trains."""
-        from myosotis.check import TrialCheck
-
-        check = TrialCheck(self.workspace)
-        for each in self.left:
-            with _told(each):
-                self.stackable[each.entry.id] = check(each.config) is None
-        return check
-
-    def look_at_data(self, check: TrialCheck) -> dict[str, DataRecord]:
-        """Look at the data of the trials that are left, and say what was found.
+    def check(self, looks_at_data: bool) -> Mapping[str, DataRecord]:
+        """Find what would stop the trials that are left, before anything trains; say what is wrong with the data.
 
         Raises:
-            DataError: nothing should be trained on them.
+            ConfigurationError: says what would stop which trial.
+            DataError: nothing should be trained on its data.
         """
-        from myosotis.study_data import LOOKED_AT, MOST_DATA, StudyData, data_key
+        from myosotis.report import warm_up
 
-        data = StudyData(self.workspace, check.outline, LOOKED_AT)
-        different: dict[str, PlannedTrial] = {}
-        for each in self.left:
-            different.setdefault(data_key(each.config, LOOKED_AT), each)
-        found: dict[str, DataRecord] = {}
-        for key, each in list(different.items())[:MOST_DATA]:
-            with _told(each):
-                found[key] = data.look(each.config)
-        together = joined(found.values())
-        for finding in together.findings:
-            self.progress.note(f"data: {finding}")
-        if any(split.looked_at < split.rows for split in together.splits):
-            self.progress.note(
-                f"data: {LOOKED_AT:,} rows of a split were looked at; myosotis data check looks at all"
-            )
-        if len(found) < len(different):
-            self.progress.note(
-                f"data: those of {len(found)} trials were looked at, of {len(different)} with different ones"
-            )
-        return found
+        asked = [" ".join(each.overrides) for each in self.left]
+        found = self._warm.check(asked, looks_at_data, meanwhile=warm_up) if self._warm is not None else None
+        if found is None:
+            from myosotis.study_check import check_study
+
+            trials = list(zip(asked, [each.config for each in self.left], strict=True))
+            found = check_study(trials, self.workspace, looks_at_data)
+        self.stackable.update(found.stackable)
+        for note in found.notes():
+            self.progress.note(note)
+        return found.data
 
     def __call__(self, config: DictConfig) -> None:
         """Run one trial in the place that its study gave it: what any of Hydra's launchers calls."""
@@ -414,18 +384,6 @@ class TrialTask:
             trial: f"{names[trial].name}: {error}\n    " + os.path.relpath(names[trial].folder / "error.txt")
             for trial, error in launch.run().items()
         }
-
-
-@contextlib.contextmanager
-def _told(planned: PlannedTrial) -> Iterator[None]:
-    """Say which trial a mistake is in."""
-    where = f"in the trial {' '.join(planned.overrides) or 'by default'}"
-    try:
-        yield
-    except MyosotisError as error:
-        raise type(error)(f"{error} ({where})") from error
-    except Exception as error:  # a plugin's own, which must not be a traceback either
-        raise PluginError(f"{type(error).__name__}: {error} ({where})") from error
 
 
 def _name(entry: TrialEntry) -> str:

@@ -16,10 +16,6 @@ from myosotis.workspace import Workspace, place_of
 
 CHECKED = 1
 """Bumped when other things are found in the same data."""
-LOOKED_AT = 2_000
-"""Rows of a split that are looked at before every study; `myosotis data check` looks at all."""
-MOST_DATA = 8
-"""Trials with other data each that are looked at before a study."""
 
 
 @dataclass

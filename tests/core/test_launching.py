@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from myosotis.check import TrialCheck
+from myosotis import study_check
 from myosotis.checkpoint import START
 from myosotis.errors import MyosotisError
 from myosotis.launching import Launch
@@ -15,7 +15,7 @@ from myosotis.options import Options
 from myosotis.plugins import load_registry
 from myosotis.progress import Progress
 from myosotis.resolve import Resolver
-from myosotis.study import TrialTask
+from myosotis.study_check import StudyCheck
 from myosotis.workers import ForkServer
 from myosotis.workload import Workload
 from myosotis.workspace import Workspace
@@ -49,20 +49,20 @@ def test_most_steps_are_the_steps_where_an_example_is_one_row_of_one_token(
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What happens when: the servers that are started, and "check"."""
+    """What happens when: the servers that are started, and "check" where this process checks the trials."""
     happened: list[Any] = []
-    start, check = ForkServer.__init__, TrialTask.check
+    start, check = ForkServer.__init__, study_check.check_study
 
     def started(self: ForkServer, *arguments: Any) -> None:
         start(self, *arguments)
         happened.append(self)
 
-    def checked(self: TrialTask) -> TrialCheck:
+    def checked(*arguments: Any) -> StudyCheck:
         happened.append("check")
-        return check(self)
+        return check(*arguments)
 
     monkeypatch.setattr(ForkServer, "__init__", started)
-    monkeypatch.setattr(TrialTask, "check", checked)
+    monkeypatch.setattr(study_check, "check_study", checked)
     return happened
 
 
@@ -71,9 +71,9 @@ def sweep(workers: int, *overrides: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_workers_processes_are_started_before_the_check(order: list[Any], tmp_path: Path) -> None:
+def test_trials_are_checked_where_workers_come_from(order: list[Any], tmp_path: Path) -> None:
     record = run_at(tmp_path, *sweep(2, "study=two"))
-    assert [isinstance(each, ForkServer) for each in order] == [True, False]
+    assert [isinstance(each, ForkServer) for each in order] == [True]
     assert set(record.trials.status) == {"finished"}
     assert order[0]._process.poll() is not None
 
@@ -84,6 +84,17 @@ def test_no_process_is_started_where_there_are_no_workers(order: list[Any], tmp_
 
 
 def test_what_was_started_ends_with_a_failed_check(order: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(MyosotisError, match=r"leaves 0 of 82 parameters.*\(in the trial .*seed=0"):
+        run_at(tmp_path, *sweep(2, "method=[still]", "method.still.layers=[0,3]"))
+    [server] = order
+    assert server._process.poll() is not None
+    assert not list(tmp_path.glob("studies/*/study.json"))
+
+
+def test_with_gpus_this_process_checks_the_trials(
+    order: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Launch, "_gpus", lambda self: ["0", "1"])
     with pytest.raises(MyosotisError, match="leaves 0 of 82 parameters"):
         run_at(tmp_path, *sweep(2, "method=[still]", "method.still.layers=[0,3]"))
-    assert order[0]._process.poll() is not None
+    assert [isinstance(each, ForkServer) for each in order] == [True, False]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import myosotis
-from myosotis import study_data
+from myosotis import study_check, study_data
 from myosotis.data_record import FILE, read_data
 from myosotis.errors import ConfigurationError, DataError
 from myosotis.study import plan_study
@@ -138,7 +138,7 @@ def test_they_can_be_left_alone_without_another_study(capsys: pytest.CaptureFixt
 def test_of_much_data_some_rows_are_looked_at(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(study_data, "LOOKED_AT", 10)
+    monkeypatch.setattr(study_check, "LOOKED_AT", 10)
     myosotis.run(command(*ONE, "dataset.talk.rows=95"))
     [record] = read_data(Path("studies", "a", FILE)).values()
     assert [(each.rows, each.looked_at) for each in record.splits] == [(95, 10)] * 2
@@ -210,7 +210,7 @@ def test_a_damaged_cache_is_made_anew() -> None:
 def test_of_many_trials_with_other_data_a_few_are_looked_at(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(study_data, "MOST_DATA", 2)
+    monkeypatch.setattr(study_check, "MOST_DATA", 2)
     myosotis.run(command(*ONE, "dataset.talk.angle=1,2,3"))
     assert len(read_data(Path("studies", "a", FILE))) == 2
     assert "data: those of 2 trials were looked at, of 3 with different ones" in capsys.readouterr().err
