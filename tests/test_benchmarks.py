@@ -268,6 +268,29 @@ def test_streaming_is_measured(tmp_path: Path) -> None:
     assert float(printed[2].split(": ")[1].split(" ")[0]) < 1.1
 
 
+# What evaluation takes
+
+
+def test_enough_is_evaluated_as_the_note_says() -> None:
+    evaluation = load("evaluation")
+    note = (BENCHMARKS / "evaluation.md").read_text(encoding="utf-8")
+    for name, overrides in evaluation.STUDIES.items():
+        tasks = list(evaluation.evaluated(overrides))
+        assert all(rows >= 200 or tokens >= 8_000 for _, rows, tokens in tasks)
+        told = ", ".join(f"{task} {rows} rows, {tokens:,} tokens" for task, rows, tokens in tasks)
+        assert f"| {name} | {told} |" in note
+
+
+@pytest.mark.slow
+def test_the_share_of_evaluation_grows_with_what_is_evaluated() -> None:
+    evaluation = load("evaluation")
+    shares = [
+        evaluation.share([f"evaluation.limit={limit}", "trainer.max_steps=1", "logger=none"])
+        for limit in (1, 64)
+    ]
+    assert 0 < shares[0] < shares[1] < 1
+
+
 # OPT in 8 bits
 
 
