@@ -331,7 +331,7 @@ class TrialRun:
         self.progress(done, self.costs.steps + member.context.steps * left)
 
     def held_out_loss(self, member: Member) -> float:
-        """Give the mean loss on the rows that early stopping watches: of the stage's own tasks, all alike."""
+        """Give the mean loss on the rows that early stopping watches: of each of the stage's tasks, all alike."""
         with evaluating(member.module), self.runtime.forward():
             losses = [self._held_out_loss_on(name, member) for name in member.context.stage.tasks]
         return sum(losses) / len(losses)
@@ -344,12 +344,14 @@ class TrialRun:
             task, identities[name], self.adapted.model, identities["model"], evaluation
         )
         size = evaluation.batch_size
-        batches = [examples[start : start + size] for start in range(0, len(examples), size)]
-        losses = [
-            mean_loss(member.module, self._make_batch([(name, each) for each in batch])) * len(batch)
-            for batch in batches
-        ]
-        return float(torch.stack(losses).sum()) / len(examples)
+        losses, counts = [], []
+        for start in range(0, len(examples), size):
+            batch = self._make_batch([(name, each) for each in examples[start : start + size]])
+            losses.append(mean_loss(member.module, batch))
+            counts.append(sum(group.objective.count(group.batch) for group in batch.groups))
+        # Each batch's mean counts as much as it is a mean over: tokens differ from batch to batch.
+        means = torch.stack(losses).double().cpu()
+        return float(means @ torch.tensor(counts).double()) / max(1, sum(counts))
 
     def stops_early(self, member: Member) -> bool:
         """Look at the held-out rows; tell whether the stage is to end.

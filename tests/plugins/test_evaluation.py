@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myosotis.cohort import run_trial
+from myosotis.config import EarlyStoppingConfig
 from myosotis.interfaces import Method, Metric, Objective, Stage, Task
 from myosotis.ledger import Score
 from myosotis.testing import make_task
@@ -201,6 +203,28 @@ def test_scores_do_not_depend_on_the_batch_size(
         found.append([[each.value, each.low, each.high, each.n] for each in rehearsal.scores])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
     np.testing.assert_allclose(found[0], found[2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_early_stopping_watches_the_mean_over_tokens_whatever_the_batches(
+    size: int, llama_folder: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": text, "response": text[: 1 + 3 * number]} for number, text in enumerate(tiny.POEM)]
+    objective = Instruction(length=128, template="question")
+    task = make_task("questions", Given(rows), objective, {"cross_entropy": CrossEntropy()})
+    rehearsal = Rehearsal(tmp_path / "trial", tiny.factory(llama_folder), {"questions": task}, LoRA(rank=2))
+    config = rehearsal.config()
+    watching = EarlyStoppingConfig(patience=1_000, every_n_steps=1, split="test", restore_best=False)
+    config = replace(
+        config,
+        evaluation=replace(config.evaluation, batch_size=size),
+        trainer=replace(config.trainer, early_stopping=watching),
+    )
+    run_trial(config, tmp_path / "trial", "study", "trial", Workspace(tmp_path, registry_without_plugins()))
+    log = [json.loads(line) for line in (tmp_path / "trial/metrics.jsonl").read_text().splitlines()]
+    watched = [entry["held_out_loss"] for entry in log if "held_out_loss" in entry]
+    # The same rows are scored when the stage is over, by a metric that counts tokens.
+    assert watched[-1] == pytest.approx(value(rehearsal.scores, 1, "questions"), rel=1e-5)
 
 
 @pytest.mark.parametrize("make", [*tiny.MODELS.values(), tiny.qwen2], ids=[*tiny.MODELS, "qwen2"])
