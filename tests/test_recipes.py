@@ -73,6 +73,15 @@ def test_a_row_is_the_base_and_a_t_interval_over_the_seeds(render: ModuleType) -
     assert f"| a · rank=4 | t | 1,000 | 0.500 [0.470, 0.530] | {tuned} | 3 | higher |" in text
 
 
+def test_a_row_over_tasks_is_of_each_trials_mean(render: ModuleType) -> None:
+    ends, others = np.array([0.8, 0.82, 0.87]), np.array([0.5, 0.7, 0.6])
+    both = pd.concat([scores(*ends), scores(*others).assign(task="u")])
+    low, high = stats.ttest_1samp((ends + others) / 2, 0).confidence_interval()
+    text = render.rendered("<!-- scores: accuracy over tasks -->\n<!-- end of table -->\n", both)
+    tuned = f"{np.mean([ends, others]):.3f} [{low:.3f}, {high:.3f}]"
+    assert f"| a · rank=4 | mean over tasks | 2,000 | 0.500 [0.470, 0.530] | {tuned} | 3 |" in text
+
+
 @pytest.mark.parametrize(
     ("ends", "rule", "told"),
     [

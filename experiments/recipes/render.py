@@ -4,7 +4,8 @@
     python experiments/recipes/render.py experiments/recipes/few_data.md
 
 Replaces what stands between a note's markers. The first names the metric, and what chance or a rule without a
-model gives, where that is better than the base: `<!-- scores: accuracy 0.501 -->` and `<!-- end of table -->`.
+model gives, where that is better than the base: `<!-- scores: accuracy 0.501 -->` and `<!-- end of table -->`. With
+`over tasks` after it a row is of the mean over a trial's tasks, and its base's interval, the mean of theirs, too wide.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from myosotis.report import t_interval
 from myosotis.report.pictures import Picture, write_files
 
 MARKED = re.compile(
-    r"(<!-- scores: (?P<metric>\w+)(?: (?P<rule>[\d.]+))? -->\n).*?(?P<end><!-- end of table -->)", re.DOTALL
+    r"(<!-- scores: (?P<metric>\w+)(?: (?P<rule>[\d.]+))?(?P<over> over tasks)? -->\n)"
+    r".*?(?P<end><!-- end of table -->)",
+    re.DOTALL,
 )
 
 
@@ -32,7 +35,7 @@ def rendered(note: str, scores: pd.DataFrame) -> str:
     return MARKED.sub(
         lambda match: (
             match[1]
-            + "\n".join(table(summary(scores, match["metric"]), float(match["rule"] or "nan")))
+            + "\n".join(table(summary(chosen(scores, match)), float(match["rule"] or "nan")))
             + "\n"
             + match["end"]
         ),
@@ -40,15 +43,24 @@ def rendered(note: str, scores: pd.DataFrame) -> str:
     )
 
 
-def summary(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+def chosen(scores: pd.DataFrame, marker: re.Match[str]) -> pd.DataFrame:
+    """Give the scores that a marker names."""
+    own = scores[scores["metric"] == marker["metric"]].astype({"arm": object, "overrides": object})
+    own = own.fillna({"arm": "", "overrides": ""})
+    if marker["over"] is None:
+        return own
+    keys = ["trial", "arm", "overrides", "stage", "step"]
+    means = own.groupby(keys, sort=False, as_index=False)[["value", "low", "high"]].mean()
+    return means.assign(task="mean over tasks", n=own.groupby(keys)["n"].sum().iloc[0])
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Give one row a configuration and task: the base's score, and what the seeds end with.
 
     `base_low` and `base_high` are the base's bootstrap interval, `low` and `high` the t-interval over seeds.
     """
-    own = scores[scores["metric"] == metric].astype({"arm": object, "overrides": object})
     rows = []
-    named = own.fillna({"arm": "", "overrides": ""})
-    for (arm, overrides, task), each in named.groupby(["arm", "overrides", "task"], sort=False):
+    for (arm, overrides, task), each in scores.groupby(["arm", "overrides", "task"], sort=False):
         ordered = each.sort_values(["stage", "step"])
         trials = ordered.groupby("trial", sort=False)
         base, end = trials.first(), trials.last()
@@ -123,7 +135,7 @@ def main() -> None:
     first = MARKED.search(text)
     if first is None:
         sys.exit(f"{note} must have a marker such as <!-- scores: accuracy -->, but has none")
-    picture(summary(scores, first["metric"]), first["metric"], note)
+    picture(summary(chosen(scores, first)), first["metric"], note)
 
 
 if __name__ == "__main__":
