@@ -5,7 +5,8 @@
 
 Replaces what stands between a note's markers. The first names the metric, and what chance or a rule without a
 model gives, where that is better than the base: `<!-- scores: accuracy 0.501 -->` and `<!-- end of table -->`. With
-`over tasks` after it a row is of the mean over a trial's tasks, and its base's interval, the mean of theirs, too wide.
+`over tasks` at its end, a row is of the mean over a trial's tasks; the base's interval is then the mean of theirs,
+which is too wide.
 """
 
 from __future__ import annotations

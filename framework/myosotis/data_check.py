@@ -168,18 +168,18 @@ def _lengths(task: Task, rows: Rows, model: Model) -> tuple[list[int], list[int]
 
 
 def findings(splits: Sequence[CheckedSplit]) -> Iterator[Finding]:
-    """Look at every split, and at every two of which one is trained on."""
+    """Look at every two splits of which one is trained on, and at every split; near copies within one come last."""
+    for train in (each for each in splits if each.trains):
+        for other in (each for each in splits if not each.trains):
+            yield from _overlap(train, other)
+            if train.name.split(" ")[0] == other.name.split(" ")[0]:
+                yield from _labels_apart(train, other)
     for split in splits:
         yield from _empty(split)
         yield from _duplicates(split)
         yield from _cut(split)
         yield from _unbalanced(split)
         yield from _characters(split)
-    for train in (each for each in splits if each.trains):
-        for other in (each for each in splits if not each.trains):
-            yield from _overlap(train, other)
-            if train.name.split(" ")[0] == other.name.split(" ")[0]:
-                yield from _labels_apart(train, other)
     for split in splits:
         yield from _near_duplicates(split)
 

@@ -17,6 +17,8 @@ LOOKED_AT = 2_000
 """Rows of a split that are looked at before every study; `myosotis data check` looks at all."""
 MOST_DATA = 8
 """Trials with other data each that are looked at before a study."""
+TOLD = 3
+"""Findings that are told as a study begins; the report has all."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,13 @@ class StudyCheck:
     different: int
 
     def notes(self) -> Iterator[str]:
-        """Say what was found in the data, and what was not looked at."""
+        """Say what was found first in the data, and what was not looked at."""
         together = joined(self.data.values())
-        for finding in together.findings:
+        for finding in together.findings[:TOLD]:
             yield f"data: {finding}"
+        more = len(together.findings) - TOLD
+        if more > 0:
+            yield f"data: {more} more are in the report, and told by myosotis data check"
         if any(split.looked_at < split.rows for split in together.splits):
             yield f"data: {LOOKED_AT:,} rows of a split were looked at; myosotis data check looks at all"
         if len(self.data) < self.different:

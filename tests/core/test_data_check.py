@@ -101,8 +101,8 @@ def test_labels_that_are_rare_or_never_trained_on() -> None:
     test = split(sentences(60, seed=1), "plays (test)", trains=False, labels=Counter(good=30, bad=28, god=2))
     found = told(train, test)
     assert found == [
-        "plays (train): 1 of 3 labels are less than 2% of all each; 'odd' has 1 of 100",
         "plays (train) and plays (test): 1 labels are scored and never trained on: god",
+        "plays (train): 1 of 3 labels are less than 2% of all each; 'odd' has 1 of 100",
     ]
 
 

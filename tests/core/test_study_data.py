@@ -9,7 +9,7 @@ import pytest
 
 import myosotis
 from myosotis import study_check, study_data
-from myosotis.data_record import FILE, read_data
+from myosotis.data_record import FILE, Finding, read_data
 from myosotis.errors import ConfigurationError, DataError
 from myosotis.study import plan_study
 from tests.core.commands import toy
@@ -99,6 +99,21 @@ def test_what_is_found_is_printed_and_kept(tmp_path: Path, capsys: pytest.Captur
         ("copied (train)", 64),
         ("copied (test)", 64),
     ]
+
+
+def test_more_than_three_findings_are_left_to_the_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [Finding(f"split {number}", "odd", "look at it") for number in range(5)]
+    monkeypatch.setattr(study_data, "findings", lambda splits: found)
+    myosotis.run(command(*ONE))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
+    assert told == [
+        *(f"data: split {number}: odd; look at it" for number in range(3)),
+        "data: 2 more are in the report, and told by myosotis data check",
+    ]
+    [kept] = read_data(Path("studies", "a", FILE)).values()
+    assert kept.findings == found
 
 
 def test_a_probe_is_held_against_what_is_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
