@@ -262,6 +262,9 @@ def test_streaming_is_measured(tmp_path: Path) -> None:
         "in memory",
         "in memory",
         "  10 times the data",
+        "hub",
+        "hub",
+        "  10 times the data",
     ]
     few, many = (int(line.split(", ")[1].split(" ")[0].replace(",", "")) for line in printed[:2])
     assert many >= 5 * few  # whole thousands of rows

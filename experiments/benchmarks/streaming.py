@@ -1,4 +1,4 @@
-"""Peak memory of a study on a text, and on ten times as much of it, with its rows on disk and in memory.
+"""Peak memory of a study on a text, and on ten times as much of it: on disk, in memory, as the Hub has it.
 
 Each is a whole `myosotis run` in one process, with an empty cache: reading, check of the data, encoding, base
 row, a few steps of training, evaluation, report. The text is random words, made on the spot. Peaks are the
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,20 @@ WORDS = (
 )
 TIMES = 10
 BAR = 1.1
+SOURCES: Mapping[str, Sequence[str]] = {
+    "on disk": (
+        "+dataset@dataset.text=file",
+        "dataset.text.train={folder}/train.txt",
+        "dataset.text.streaming=true",
+    ),
+    "in memory": (
+        "+dataset@dataset.text=file",
+        "dataset.text.train={folder}/train.txt",
+        "dataset.text.streaming=false",
+    ),
+    "hub": ("+dataset@dataset.text=hub", "dataset.text.path={folder}"),
+}
+"""How the rows come: a file's on disk and in memory, and those of a folder as the Hub keeps a data set."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +71,12 @@ def write_text(path: Path, megabytes: float) -> int:
     return lines
 
 
-def command(text: Path, streaming: bool, steps: int) -> list[str]:
-    """Write the command of a study on a text."""
+def command(source: str, folder: Path, steps: int) -> list[str]:
+    """Write the command of a study on the text in a folder."""
     return [
         *(sys.executable, "-m", "myosotis", "run"),
         "dataset=[]",
-        "+dataset@dataset.text=file",
-        f"dataset.text.train='{text}'",
-        f"dataset.text.streaming={str(streaming).lower()}",
+        *(each.format(folder=folder) for each in SOURCES[source]),
         "probe=[]",
         f"trainer.max_steps={steps}",
         "evaluation.limit=16",
@@ -78,7 +90,7 @@ def command(text: Path, streaming: bool, steps: int) -> list[str]:
 def measured(words: Sequence[str], folder: Path) -> Measured:
     """Run a command to its end in a folder and with a cache of its own."""
     folder.mkdir()
-    environment = {**os.environ, "MYOSOTIS_CACHE": str(folder / "cache")}
+    environment = {**os.environ, "MYOSOTIS_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub")}
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         # This process stays small: a child's peak starts from what its parent held when it forked.
@@ -94,24 +106,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=10, help="the smaller text")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        for streaming in (True, False):
+        for source in args.sources:
             found = []
             for times in (1, TIMES):
-                text = folder / f"{times}.txt"
-                rows = write_text(text, times * args.megabytes)
-                own = folder / f"{streaming}-{times}"
-                found.append(measured(command(text, streaming, args.steps), own))
-                size = text.stat().st_size
+                given = folder / f"{times}"
+                given.mkdir(exist_ok=True)
+                rows = write_text(given / "train.txt", times * args.megabytes)
+                found.append(measured(command(source, given, args.steps), folder / f"{source}-{times}"))
+                size = (given / "train.txt").stat().st_size
                 print(
-                    f"{'on disk' if streaming else 'in memory'}: {size / 1e6:,.0f} MB, {rows:,} rows: peak "
+                    f"{source}: {size / 1e6:,.0f} MB, {rows:,} rows: peak "
                     f"{found[-1].peak / 1e6:,.0f} MB, {found[-1].seconds:.0f} s",
                     flush=True,
                 )
             ratio = found[1].peak / found[0].peak
-            bar = f"; at most {BAR}" if streaming else ""
+            bar = f"; at most {BAR}" if source != "in memory" else ""
             print(f"  {TIMES} times the data: {ratio:.3f} times the memory{bar}", flush=True)
 
 

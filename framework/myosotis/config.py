@@ -7,6 +7,7 @@ import inspect
 import io
 import pickle
 import re
+import traceback
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra import initialize_config_dir
+from hydra.core import default_element
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -320,6 +322,14 @@ def explained(override: str | None = None) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(explain(error, override)) from error
+    except AssertionError as error:
+        if Path(traceback.extract_tb(error.__traceback__)[-1].filename) != Path(default_element.__file__):
+            raise
+        # Hydra tells the order of lines with one value itself, and trips over one with a list.
+        raise ConfigurationError(
+            "the override lines of a file's defaults must come after all others but _self_, and in one of the "
+            "files asked for, an override line with a list comes before another; move it down"
+        ) from error
 
 
 def explain(error: BaseException, override: str | None = None) -> str:

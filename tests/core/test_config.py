@@ -9,7 +9,7 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from myosotis.config import check_literals, composer
+from myosotis.config import check_literals, composer, explained
 from myosotis.errors import ConfigurationError
 from tests.core.commands import resolved, toy
 
@@ -242,6 +242,17 @@ def test_study_file_of_the_working_folder_is_found(tmp_path: Path) -> None:
             "config", compose.parse(["+experiments=mine", "model=toy", "dataset=[]", "probe=[]", "method=[]"])
         )
     assert (config.seed, config.trainer.max_steps) == (7, 4)
+
+
+@pytest.mark.parametrize("chosen", ["[lora]", "lora"])
+def test_override_lines_before_others_are_refused(tmp_path: Path, chosen: str) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - override /method: {chosen}\n  - /dataset@dataset.more: pydocs\n"
+    )
+    told = "override lines .* must come after all others|at the end of the defaults list"
+    with pytest.raises(ConfigurationError, match=told), composer() as compose, explained():
+        compose.compose("config", compose.parse(["+experiments=mine"]))
 
 
 def test_task_that_is_also_a_probe_is_refused() -> None:
