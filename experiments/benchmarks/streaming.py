@@ -48,7 +48,7 @@ SOURCES: Mapping[str, Sequence[str]] = {
         "dataset.text.train={folder}/train.txt",
         "dataset.text.streaming=false",
     ),
-    "hub": ("+dataset@dataset.text=hub", "dataset.text.path={folder}"),
+    "hub": ("+dataset@dataset.text=hub", "dataset.text.path={folder}", "dataset.text.streaming=true"),
 }
 """How the rows come: a file's on disk and in memory, and those of a folder as the Hub keeps a data set."""
 

@@ -306,7 +306,9 @@ class Launch:
         """Time a few steps at growing sizes, here and, where there is enough to do, in workers."""
         by_id = {job.id: job for job in self.jobs}
         jobs = [by_id[config.id] for config in configs]
-        self.progress.note(f"measuring how many of {len(self.jobs)} trials to train at once; it is remembered")
+        self.progress.note(
+            f"measuring how many of {len(self.jobs)} trials to train at once; it is remembered"
+        )
         here = self._growing(Arrangement(1, torch.get_num_threads(), 1), jobs, self._time_here)
         if not here or not self._pays(here[0], configs[0], workers):
             return here

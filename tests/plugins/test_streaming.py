@@ -80,9 +80,19 @@ def test_examples_do_not_depend_on_how_many_rows_are_encoded_at_once() -> None:
     assert list(streamed(objective, rows, model)) == list(objective.encode(rows, model))
 
 
-def test_a_trial_on_disk_has_the_bits_of_one_in_memory() -> None:
-    memory = myosotis.run(command("study=memory"))
-    disk = myosotis.run(command("study=disk", "force=true", "dataset.plays.streaming=true"))
+@pytest.mark.parametrize("source", ["file", "hub"])
+def test_a_trial_on_disk_has_the_bits_of_one_in_memory(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
+    Path("plays").mkdir()
+    Path("plays.txt").rename("plays/train.txt")
+    given = {
+        "file": ["dataset.plays.train=plays/train.txt"],
+        "hub": ["+dataset@dataset.plays=hub", "dataset.plays.path=plays", "dataset.plays.train=train"],
+    }[source]
+    memory = myosotis.run(command(*given, "study=memory", "dataset.plays.streaming=false"))
+    disk = myosotis.run(command(*given, "study=disk", "force=true", "dataset.plays.streaming=true"))
     assert list(memory.trials.trial) == list(disk.trials.trial)
     assert memory.scores.equals(disk.scores)
     one, other = (next(each.folder.glob("*/adapter/*.safetensors")) for each in (memory, disk))

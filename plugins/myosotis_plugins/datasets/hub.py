@@ -46,9 +46,11 @@ class Hub(TableDataset):
         template: instruction and classification: the objective's own where not given.
         options: further parameters of the objective, such as `{by: head}`; `myosotis plugins show OBJECTIVE`.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        streaming: whether what rows are encoded to stays on disk, too, in the cache's folder, with the same
+            numbers; where not given, that of more than 256 MB does.
     """
 
-    locations = frozenset({"path", "revision"})
+    locations = frozenset({"path", "revision", "streaming"})
 
     def __init__(
         self,
@@ -66,11 +68,13 @@ class Hub(TableDataset):
         template: str | None = None,
         options: dict[str, Any] | None = None,
         metrics: list[str] | None = None,
+        streaming: bool | None = None,
     ) -> None:
         super().__init__(objective, columns, labels, length, packing, template, options, metrics)
         self.path = path
         self.name = name
         self.revision = revision
+        self.streaming = streaming
         self.names: Mapping[Split, str | None] = {"train": train, "validation": validation, "test": test}
         if revision is not None and Path(path).is_dir():
             raise ConfigurationError(
@@ -79,7 +83,9 @@ class Hub(TableDataset):
 
     @property
     def streams(self) -> bool:
-        """Whether it is large."""
+        """Whether what its rows are encoded to stays on disk."""
+        if self.streaming is not None:
+            return self.streaming
         return bool(sum(table.data.nbytes for table in self._tables.values()) > LARGE_BYTES)
 
     def given(self, name: Split) -> Rows | None:
