@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,26 @@ def test_a_sweep_has_one_that_ends_with_it(
         assert server is not None
         assert server._process.poll() is None
     assert server._process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("logger", "first"), [("logger=wandb", "wandb.sdk.launch"), ("logger=none", "lightning.pytorch")]
+)
+def test_wandb_is_imported_before_all_else_or_not_at_all(
+    logger: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def noted(self: ForkServer, modules: Sequence[str]) -> None:
+        asked.extend(modules)
+        start(self, ())
+
+    start = ForkServer.__init__
+    monkeypatch.setattr(ForkServer, "__init__", noted)
+    monkeypatch.setattr(ahead, "available_cores", lambda: 2)
+    with started_ahead(["seed=0,1", logger]):
+        assert asked[0] == first
+        assert any("wandb" in each for each in asked) == (logger == "logger=wandb")
 
 
 @pytest.mark.parametrize(("cores", "overrides"), [(2, ["seed=3", "method=[lora]"]), (1, ["seed=0,1"])])
