@@ -10,7 +10,7 @@ from myosotis.workers import ForkServer, available_cores
 PRELOADED = ("lightning.pytorch", "transformers", "myosotis.cohort", "myosotis.training")
 """What that process imports."""
 WANDB_PRELOADED = ("wandb.sdk.launch",)
-"""What a W&B run imports as it begins: before the rest, since it looks for itself in every module there is."""
+"""What a W&B run imports as it begins: before the rest, for its data models look through all loaded modules."""
 
 
 @contextmanager

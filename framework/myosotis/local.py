@@ -220,9 +220,9 @@ class Preparation:
     """What the process that starts the workers is told: it imports, checks and loads what they share.
 
     Attributes:
-        asked: what each trial was asked for by, where they are to be checked.
-        looks_at_data: whether their data are to be looked at, too.
         load: whether to load the base and to encode the data, where all trials have the same.
+        asked: what each trial was asked for by, where they are to be checked before.
+        looks_at_data: whether their data are to be looked at, too.
     """
 
     studies: Path
@@ -247,12 +247,12 @@ def prepare(argument: Preparation) -> Prepared:
     registry = load_registry()
     resolver = Resolver(registry, dict(argument.fingerprints))
     workspace = Workspace(argument.studies, registry)
-    configs = [job.resolve(resolver) for job in argument.jobs]
     check = None
-    if argument.asked:
-        trials = list(zip(argument.asked, configs, strict=True))
-        check = check_study(trials, workspace, argument.looks_at_data)
     if argument.load:
+        configs = [job.resolve(resolver) for job in argument.jobs]
+        if argument.asked:
+            trials = list(zip(argument.asked, configs, strict=True))
+            check = check_study(trials, workspace, argument.looks_at_data)
         _load(configs, workspace)
     return Prepared(resolver, workspace, check)
 
