@@ -16,7 +16,13 @@ from myosotis.points import expand
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "recipes"
-TRIALS = {"domain_then_instructions": 6, "frozen_layers": 21, "quotes_8bit": 3, "sentiment_encoder": 3}
+TRIALS = {
+    "domain_then_instructions": 6,
+    "frozen_layers": 21,
+    "quotes_8bit": 3,
+    "sentiment_encoder": 3,
+    "sentiment_instruction": 6,
+}
 """How many trials each recipe has."""
 
 

@@ -3,10 +3,10 @@
     myosotis results few_data --format csv > experiments/recipes/few_data.csv
     python experiments/recipes/render.py experiments/recipes/few_data.md
 
-Replaces what stands between a note's markers. The first names the metric, and what chance or a rule without a
-model gives, where that is better than the base: `<!-- scores: accuracy 0.501 -->` and `<!-- end of table -->`. With
-`over tasks` at its end, a row is of the mean over a trial's tasks; the base's interval is then the mean of theirs,
-which is too wide.
+Replaces what stands between a note's markers: `<!-- scores: accuracy 0.501 -->` and `<!-- end of table -->`.
+The first names the metric (two as `accuracy|exact_match`, where arms differ in theirs), and what chance or a
+rule without a model gives, where that is better than the base. With `over tasks` at its end, a row is of a
+trial's mean over its tasks; the base's interval is then the mean of theirs, which is too wide.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from myosotis.report import t_interval
 from myosotis.report.pictures import Picture, write_files
 
 MARKED = re.compile(
-    r"(<!-- scores: (?P<metric>\w+)(?: (?P<rule>[\d.]+))?(?P<over> over tasks)? -->\n)"
+    r"(<!-- scores: (?P<metric>[\w|]+)(?: (?P<rule>[\d.]+))?(?P<over> over tasks)? -->\n)"
     r".*?(?P<end><!-- end of table -->)",
     re.DOTALL,
 )
@@ -46,7 +46,9 @@ def rendered(note: str, scores: pd.DataFrame) -> str:
 
 def chosen(scores: pd.DataFrame, marker: re.Match[str]) -> pd.DataFrame:
     """Give the scores that a marker names."""
-    own = scores[scores["metric"] == marker["metric"]].astype({"arm": object, "overrides": object})
+    own = scores[scores["metric"].isin(marker["metric"].split("|"))].astype(
+        {"arm": object, "overrides": object}
+    )
     own = own.fillna({"arm": "", "overrides": ""})
     if marker["over"] is None:
         return own
@@ -119,7 +121,7 @@ def picture(rows: pd.DataFrame, metric: str, note: Path) -> None:
         yOffset="task:N",
         color=alt.Color("task:N", title=None),
     )
-    title = f"{metric.replace('_', ' ')}, base (line) and tuned"
+    title = f"{metric.replace('_', ' ').replace('|', ' or ')}, base (line) and tuned"
     score = alt.X("tuned:Q", title=title, scale=alt.Scale(zero=False))
     intervals = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     points = base.mark_point(filled=True, size=60, opacity=1).encode(x=score)
