@@ -178,6 +178,19 @@ def _quoted(text: str) -> str:
 
 
 @app.command()
+def status(study: str, studies: StudiesFolder = Path("studies")) -> None:
+    """Say how a study stands, from any terminal: what is done, what runs and how far, what failed.
+
+    It takes no lock and changes nothing, so that it works while the study runs.
+    """
+    from myosotis.ledger import find_study
+    from myosotis.status import study_status
+    from myosotis.status_text import show_status
+
+    show_status(study_status(find_study(study, studies)))
+
+
+@app.command()
 def report(study: str, studies: StudiesFolder = Path("studies")) -> None:
     """Write a study's report anew, and print its table and where it is."""
     from myosotis.ledger import find_study, read_study

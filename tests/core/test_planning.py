@@ -24,7 +24,8 @@ from myosotis.launching import Launch
 from myosotis.ledger import StudyRecord, read_json
 from myosotis.locks import TrialLock
 from myosotis.measure import Cost, TrialCost
-from myosotis.planning import StudyPlan, standing
+from myosotis.planning import StudyPlan
+from myosotis.standing import standing
 from myosotis.study import load_study, plan_study
 from tests.core.commands import SLOW, python, run_at, search_path, toy
 

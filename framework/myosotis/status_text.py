@@ -1,0 +1,66 @@
+"""Printing how a study stands."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from myosotis.progress import duration
+from myosotis.status import StudyStatus, TrialStatus
+
+STATES = {
+    "finished": "finished",
+    "running": "running",
+    "failed": "failed",
+    "unfinished": "stopped",
+    "new": "waiting",
+}
+"""What each state is called here: one that is unfinished and that nobody runs has stopped."""
+
+
+def show_status(study: StudyStatus, console: Console | None = None) -> None:
+    """Print a line of counts, a table of the trials that run or have stopped, and what failed and why."""
+    console = console or Console()
+    console.print(Text(_summary(study)), soft_wrap=True)
+    shown = [each for each in study.trials if each.standing.status in {"running", "unfinished"}]
+    if shown:
+        table = Table(
+            "trial", "seed", "state", "stage", "step", "loss", "scores, base → now", box=box.SIMPLE_HEAD
+        )
+        for each in shown:
+            table.add_row(*map(Text, _cells(each)))
+        console.print(table)
+    for each in study.trials:
+        if each.standing.status == "failed":
+            error = os.path.relpath(study.folder / each.entry.folder / "error.txt")
+            console.print(Text(f"failed: {_name(each)}: {each.standing.detail}\n    {error}"), soft_wrap=True)
+
+
+def _summary(study: StudyStatus) -> str:
+    counts = study.counts()
+    told = [f"{counts[state]} {name}" for state, name in STATES.items() if counts[state]]
+    left = study.seconds_left()
+    time = "" if math.isnan(left) else f"; about {duration(left)} left"
+    return f"study {study.name}: {len(study.trials)} trials, {', '.join(told)}{time}"
+
+
+def _name(each: TrialStatus) -> str:
+    return f"{each.entry.configuration} seed={each.entry.seed}"
+
+
+def _cells(each: TrialStatus) -> list[str]:
+    scores = ", ".join(f"{task} {base:.4g} → {now:.4g}" for task, (base, now) in each.scores.items())
+    logged = each.logged
+    return [
+        each.entry.configuration,
+        str(each.entry.seed),
+        STATES[each.standing.status],
+        *(str(logged.get(key, "–")) for key in ("stage", "step")),
+        f"{logged['loss']:.4g}" if logged else "–",
+        scores or "–",
+    ]
