@@ -271,6 +271,22 @@ def export(
 
 
 @app.command()
+def doctor(studies: StudiesFolder = Path("studies")) -> None:
+    """Look at this environment: what works, what does not, what to do. Exits with 1 where studies would fail."""
+    from myosotis.doctor import diagnoses
+
+    problems = 0
+    for each in diagnoses(studies):
+        problems += each.state == "problem"
+        typer.echo(
+            f"{each.state:>7}  {each.part}: {each.found}"
+            + (f"\n         {each.advice}" if each.advice else "")
+        )
+    if problems:
+        sys.exit(1)
+
+
+@app.command()
 def compare(
     trials: Annotated[list[str], typer.Argument(help="Ids, their beginnings, or run folders.")],
     prompt: Annotated[list[str], typer.Option("--prompt", help="What to ask; several times.")],
