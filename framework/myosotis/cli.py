@@ -286,6 +286,17 @@ def doctor(studies: StudiesFolder = Path("studies")) -> None:
         sys.exit(1)
 
 
+@app.command("explain")
+def explain_measure(
+    name: Annotated[str, typer.Argument(help="Such as forgotten, backward_transfer, perplexity.")],
+) -> None:
+    """Define a measure of forgetting or a metric: what it is, its equation, its source."""
+    from myosotis.describe import explain
+    from myosotis.plugins import load_registry
+
+    typer.echo(explain(name, load_registry()))
+
+
 @app.command()
 def compare(
     trials: Annotated[list[str], typer.Argument(help="Ids, their beginnings, or run folders.")],

@@ -4,9 +4,39 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 
+from myosotis import forgetting
+from myosotis.errors import ConfigurationError, unknown_name
 from myosotis.interfaces import Method
-from myosotis.plugins import PluginOrigin
+from myosotis.plugins import PluginOrigin, Registry
+
+SECTION = re.compile(r"\n+(Args|Returns|Raises):\n(?: {4}.*\n?|\n)*")
+"""A section of a docstring that is about calling it."""
+
+
+def explain(name: str, registry: Registry) -> str:
+    """Define a measure of forgetting, or a metric: what it is, its equation, its source.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+    """
+    measure = _measures().get(name)
+    if measure is not None:
+        matrix = (inspect.getdoc(forgetting) or "").split("\n\n")[1]
+        definition = SECTION.sub("\n", inspect.getdoc(measure) or "").strip()
+        return f"{name}\n\n{definition}\n\n{matrix}"
+    metrics = registry.plugins["metric"]
+    if name not in metrics:
+        raise ConfigurationError(unknown_name("measure or metric", name, {*_measures(), *metrics}))
+    return describe(metrics[name])
+
+
+def _measures() -> dict[str, Callable[..., object]]:
+    """Give what measures learning and forgetting by its name: each public function of `forgetting` but a helper."""
+    functions = inspect.getmembers(forgetting, inspect.isfunction)
+    own = {name: each for name, each in functions if each.__module__ == forgetting.__name__}
+    return {name: each for name, each in own.items() if not name.startswith("_") and name != "oriented"}
 
 
 def describe(found: PluginOrigin) -> str:
