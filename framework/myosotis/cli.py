@@ -471,6 +471,40 @@ def show(name: str) -> None:
     typer.echo("\n\n".join(describe(each) for each in found))
 
 
+class NewKind(StrEnum):
+    """What a new plugin can be."""
+
+    method = "method"
+    dataset = "dataset"
+    model = "model"
+    metric = "metric"
+
+
+@plugins_app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="The plugin's, such as my_penalty.")],
+    kind: Annotated[NewKind, typer.Option("--kind", help="What it is.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A new folder; the distribution's name where not given.")
+    ] = None,
+) -> None:
+    """Write a complete distribution of one plugin, with its tests: a plugin of one's own begins with it."""
+    from myosotis.plugins import load_registry
+    from myosotis.scaffold import Names, write_distribution
+
+    names = Names.of(name)
+    taken = load_registry().plugins[kind.value].get(names.name)
+    if taken is not None:
+        raise ConfigurationError(
+            f"a {kind.value} must have a name of its own, but {names.name} is one of {taken.distribution}; choose "
+            "another"
+        )
+    folder = to or Path(names.distribution)
+    for path in write_distribution(names, kind.value, folder):
+        typer.echo(folder / path)
+    typer.echo(f"now: cd {folder} && pip install --editable '.[test]' && pytest")
+
+
 @data_app.command("show", context_settings=PASS_THROUGH)
 def show_data(
     context: typer.Context,

@@ -1,0 +1,95 @@
+"""A distribution of one plugin, complete and installable, to begin a plugin of one's own with."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from myosotis.errors import ConfigurationError
+from myosotis.interfaces import API
+
+NewKind = Literal["method", "dataset", "model", "metric"]
+NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
+USAGE: Mapping[NewKind, str] = {
+    "method": "myosotis run 'method=[lora],[lora,{name}]'",
+    "dataset": "myosotis run 'dataset=[{name}]'",
+    "model": "myosotis run model={name}",
+    "metric": "myosotis run 'dataset=[pysummary]' 'dataset.pysummary.metrics=[{name}]'",
+}
+"""How a plugin of each kind is used."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a plugin, its class, its module and its distribution are called."""
+
+    name: str
+    cls: str
+    module: str
+    distribution: str
+
+    @classmethod
+    def of(cls, name: str) -> Names:
+        """Derive them from the plugin's name.
+
+        Raises:
+            ConfigurationError: it is no name.
+        """
+        if not NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"a plugin's name must be of lower-case letters and digits, with _ between words, but got {name!r}"
+            )
+        words = re.split(r"[_-]", name)
+        plain = "_".join(words)
+        title = "".join(word.capitalize() for word in words)
+        return cls(plain, title, f"myosotis_{plain}", f"myosotis-{'-'.join(words)}")
+
+
+def write_distribution(names: Names, kind: NewKind, folder: Path) -> list[Path]:
+    """Write a distribution into a folder that must be new; all of it, or nothing.
+
+    Returns:
+        The files, relative to the folder.
+
+    Raises:
+        ConfigurationError: the folder is there already, or cannot be made.
+    """
+    if folder.exists():
+        raise ConfigurationError(
+            f"the folder must be new, but {folder} is there already; give another with --to"
+        )
+    here = Path(__file__).parent
+    templates = Environment(
+        loader=FileSystemLoader(here), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    values = {**vars(names), "kind": kind, "api": API, "usage": USAGE[kind].format(name=names.name)}
+    files = {
+        "pyproject.toml": "pyproject.toml.jinja",
+        "README.md": "README.md.jinja",
+        ".github/workflows/test.yml": "test.yml.jinja",
+        f"{names.module}.py": f"{kind}/plugin.py.jinja",
+        f"tests/test_{names.name}.py": f"{kind}/test.py.jinja",
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            for name, template in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_text(templates.get_template(template).render(values), encoding="utf-8")
+            made.chmod(0o755)
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder} cannot be written: {error.strerror or error}; give another with --to"
+        ) from error
+    return [Path(name) for name in files]
