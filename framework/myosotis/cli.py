@@ -47,7 +47,31 @@ app.add_typer(plugins_app, name="plugins")
 data_app = typer.Typer(help="Look at the data of a study before it runs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+
+def _studies_there(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a study's name."""
+    folder = Path(context.params.get("studies") or "studies")
+    names = [path.parent.name for path in folder.glob("*/study.json")]
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _plugins_there(incomplete: str) -> list[str]:
+    """Complete a plugin's name."""
+    from myosotis.plugins import load_registry
+
+    return sorted({each.name for each in load_registry() if each.name.startswith(incomplete)})
+
+
+def _explained_there(incomplete: str) -> list[str]:
+    """Complete the name of a measure or a metric."""
+    from myosotis.describe import explained_names
+    from myosotis.plugins import load_registry
+
+    return sorted(name for name in explained_names(load_registry()) if name.startswith(incomplete))
+
+
 StudiesFolder = Annotated[Path, typer.Option("--studies", help="The folder of studies.")]
+StudyName = Annotated[str, typer.Argument(autocompletion=_studies_there)]
 
 
 class Format(StrEnum):
@@ -178,7 +202,7 @@ def _quoted(text: str) -> str:
 
 
 @app.command()
-def status(study: str, studies: StudiesFolder = Path("studies")) -> None:
+def status(study: StudyName, studies: StudiesFolder = Path("studies")) -> None:
     """Say how a study stands, from any terminal: what is done, what runs and how far, what failed.
 
     It takes no lock and changes nothing, so that it works while the study runs.
@@ -191,7 +215,7 @@ def status(study: str, studies: StudiesFolder = Path("studies")) -> None:
 
 
 @app.command()
-def report(study: str, studies: StudiesFolder = Path("studies")) -> None:
+def report(study: StudyName, studies: StudiesFolder = Path("studies")) -> None:
     """Write a study's report anew, and print its table and where it is."""
     from myosotis.ledger import find_study, read_study
     from myosotis.report import write_report
@@ -203,7 +227,7 @@ def report(study: str, studies: StudiesFolder = Path("studies")) -> None:
 
 @app.command()
 def results(
-    study: str,
+    study: StudyName,
     summary: Annotated[bool, typer.Option("--summary", help="One row a configuration.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="One row a trial.")] = False,
     variants: Annotated[
@@ -288,7 +312,12 @@ def doctor(studies: StudiesFolder = Path("studies")) -> None:
 
 @app.command("explain")
 def explain_measure(
-    name: Annotated[str, typer.Argument(help="Such as forgotten, backward_transfer, perplexity.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Such as forgotten, backward_transfer, perplexity.", autocompletion=_explained_there
+        ),
+    ],
 ) -> None:
     """Define a measure of forgetting or a metric: what it is, its equation, its source."""
     from myosotis.describe import explain
@@ -326,7 +355,7 @@ def compare(
 
 @app.command()
 def clean(
-    study: str,
+    study: StudyName,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     superseded: Annotated[
         bool, typer.Option("--superseded", help="Run folders too that force=true made anew since.")
@@ -458,7 +487,7 @@ def _short(file: str) -> str:
 
 
 @plugins_app.command("show")
-def show(name: str) -> None:
+def show(name: Annotated[str, typer.Argument(autocompletion=_plugins_there)]) -> None:
     """Print a plugin's description and its parameters."""
     from myosotis.describe import describe
     from myosotis.errors import unknown_name

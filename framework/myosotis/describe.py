@@ -28,8 +28,13 @@ def explain(name: str, registry: Registry) -> str:
         return f"{name}\n\n{definition}\n\n{matrix}"
     metrics = registry.plugins["metric"]
     if name not in metrics:
-        raise ConfigurationError(unknown_name("measure or metric", name, {*_measures(), *metrics}))
+        raise ConfigurationError(unknown_name("measure or metric", name, explained_names(registry)))
     return describe(metrics[name])
+
+
+def explained_names(registry: Registry) -> set[str]:
+    """Name all that `explain` knows."""
+    return {*_measures(), *registry.plugins["metric"]}
 
 
 def _measures() -> dict[str, Callable[..., object]]:
