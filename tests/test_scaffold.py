@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -46,6 +47,26 @@ def test_a_new_distribution_installs_is_found_and_passes_its_own_tests(kind: str
     assert " passed" in run(made, "pytest", "-q", "-p", "no:cacheprovider", path=installed)
 
 
+def test_a_new_project_runs_as_it_is(tmp_path: Path) -> None:
+    said = run(tmp_path, "myosotis", "init", "mine")
+    made = tmp_path / "mine"
+    files = sorted(str(path.relative_to(tmp_path)) for path in made.rglob("*") if path.is_file())
+    assert sorted(said.splitlines()[:-1]) == files
+    rows = {
+        name: [json.loads(line) for line in (made / "data" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "test")
+    }
+    assert {name: len(each) for name, each in rows.items()} == {"train": 140, "test": 60}
+    prompts = {row["prompt"] for each in rows.values() for row in each}
+    assert len(prompts) == 200
+    short = ("trainer.max_steps=2", "evaluation.limit=4", "logger=none", "hydra.launcher.workers=1")
+    told = run(made, "myosotis", "run", "+experiments=first", *short)
+    assert "lora.rank=2" in told
+    assert "lora.rank=8" in told
+    trials = json.loads(run(made, "myosotis", "results", "first", "--trials", "--format", "json"))
+    assert [trial["status"] for trial in trials] == ["finished"] * 4
+
+
 def test_names_follow_from_the_plugins() -> None:
     assert Names.of("my_own-way") == Names(
         "my_own_way", "MyOwnWay", "myosotis_my_own_way", "myosotis-my-own-way"
@@ -72,7 +93,7 @@ def test_nothing_is_left_of_a_distribution_that_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(ConfigurationError, match="No space left on device; give another with --to"):
+    with pytest.raises(ConfigurationError, match="No space left on device; give another folder"):
         write_distribution(Names.of("own"), "method", tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 

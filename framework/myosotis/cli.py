@@ -295,6 +295,16 @@ def export(
 
 
 @app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Write a project of one's own: rows, a study, a preset. It runs as it is, and yours takes its place."""
+    from myosotis.scaffold import write_project
+
+    for path in write_project(folder):
+        typer.echo(folder / path)
+    typer.echo(f"now: cd {folder} && myosotis run +experiments=first")
+
+
+@app.command()
 def doctor(studies: StudiesFolder = Path("studies")) -> None:
     """Look at this environment: what works, what does not, what to do. Exits with 1 where studies would fail."""
     from myosotis.doctor import diagnoses

@@ -1,4 +1,4 @@
-"""A distribution of one plugin, complete and installable, to begin a plugin of one's own with."""
+"""What to begin with: a project of one's own, and a distribution of one plugin, complete as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -61,14 +61,6 @@ def write_distribution(names: Names, kind: NewKind, folder: Path) -> list[Path]:
     Raises:
         ConfigurationError: the folder is there already, or cannot be made.
     """
-    if folder.exists():
-        raise ConfigurationError(
-            f"the folder must be new, but {folder} is there already; give another with --to"
-        )
-    here = Path(__file__).parent
-    templates = Environment(
-        loader=FileSystemLoader(here), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
     values = {**vars(names), "kind": kind, "api": API, "usage": USAGE[kind].format(name=names.name)}
     files = {
         "pyproject.toml": "pyproject.toml.jinja",
@@ -77,19 +69,51 @@ def write_distribution(names: Names, kind: NewKind, folder: Path) -> list[Path]:
         f"{names.module}.py": f"{kind}/plugin.py.jinja",
         f"tests/test_{names.name}.py": f"{kind}/test.py.jinja",
     }
+    return _write(folder, files, values)
+
+
+def write_project(folder: Path) -> list[Path]:
+    """Write a project of one's own into a folder that must be new: rows, a study, a preset; all of it, or nothing.
+
+    Returns:
+        The files, relative to the folder.
+
+    Raises:
+        ConfigurationError: the folder is there already, or cannot be made.
+    """
+    files = {
+        "README.md": "project/README.md.jinja",
+        "data/train.jsonl": "project/rows.jsonl.jinja",
+        "data/test.jsonl": "project/rows.jsonl.jinja",
+        "experiments/first.yaml": "project/first.yaml.jinja",
+        "conf/trainer/short.yaml": "project/short.yaml.jinja",
+    }
+    return _write(folder, files, {"title": folder.resolve().name, "held_out": (1, 4, 8, 11, 15, 18)})
+
+
+def _write(folder: Path, files: Mapping[str, str], values: Mapping[str, Any]) -> list[Path]:
+    if folder.exists():
+        raise ConfigurationError(f"the folder must be new, but {folder} is there already; give another one")
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             for name, template in files.items():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
-                (made / name).write_text(templates.get_template(template).render(values), encoding="utf-8")
+                text = templates.get_template(template).render({**values, "file": name})
+                (made / name).write_text(text, encoding="utf-8")
             made.chmod(0o755)
             made.rename(folder)
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise ConfigurationError(
-            f"{folder} cannot be written: {error.strerror or error}; give another with --to"
+            f"{folder} cannot be written: {error.strerror or error}; give another folder"
         ) from error
     return [Path(name) for name in files]
