@@ -17,6 +17,7 @@ from myosotis.points import expand
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "recipes"
 TRIALS = {
+    "base_model": 18,
     "domain_then_instructions": 6,
     "frozen_layers": 21,
     "quotes_8bit": 3,
