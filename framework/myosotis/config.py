@@ -335,7 +335,7 @@ def explained(override: str | None = None) -> Iterator[None]:
 def explain(error: BaseException, override: str | None = None) -> str:
     """Say in a sentence what Hydra or OmegaConf refused, with the nearest names."""
     if isinstance(error, OverrideParseException):
-        return f"{error.override} does not follow Hydra's grammar: {error.message}"
+        return f"{error.override} does not follow Hydra's grammar: {_misspelt(error)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
         return _explain_missing(str(cause.missing_cfg_file), cause.options)
@@ -349,6 +349,17 @@ def explain(error: BaseException, override: str | None = None) -> str:
     if key:
         return f"{key}: {text}" + (f" (from {override})" if override else "")
     return str(error)
+
+
+def _misspelt(error: OverrideParseException) -> str:
+    """Say what is wrong with an override in plain words where it is usual, and in the parser's elsewhere."""
+    written = str(error.override)
+    for opening, closing in ("[]", "{}", "()"):
+        if written.count(opening) != written.count(closing):
+            return f"each {opening} must have its {closing}; in a shell, write it in quotes, as 'key=[a,b]'"
+    if written.endswith(","):
+        return "a value must stand behind its last comma"
+    return str(error.message).split("\n")[0]
 
 
 def _explain_missing(path: str, options: Sequence[str] | None) -> str:
