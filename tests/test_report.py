@@ -28,7 +28,7 @@ from myosotis.report.numbers import count, decimals, duration, fixed, with_inter
 from myosotis.report.pictures import pictures
 from myosotis.report.scatter import apart
 from myosotis.report.sweeps import is_numeric, medians, spans_decades, sweep_points, swept_keys, ticks
-from myosotis.report.table import front_first
+from myosotis.report.table import front_first, latex, paper_table
 from myosotis.report.words import axis_titles, described, findings
 
 NAN = float("nan")
@@ -209,6 +209,28 @@ def test_summary_table_has_plain_cells(tmp_path: Path) -> None:
     assert_allclose(table["learned"], [0.21, 0.41, 0.81, 6.41])
     assert json.loads(table.to_json(orient="records"))[3]["n"] == 3
     assert table.to_csv(index=False).count("\n") == 5
+
+
+def test_a_papers_table_has_means_with_half_their_intervals(tmp_path: Path) -> None:
+    trials = [
+        trial(seed, arm="a_b", seed=seed, learned=value, forgotten=-0.25, forgotten_base=NAN)
+        for seed, value in enumerate((0.5, 0.6, 0.7))
+    ]
+    table = paper_table(record(tmp_path, trials))
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert list(table.columns) == ["configuration", "learned", "forgotten", "trainable parameters", "n"]
+    assert table.values.tolist() == [
+        ["a_b", f"0.600 ± {half:.3f}", "\N{MINUS SIGN}0.250 ± 0.000", "1,000", 3]
+    ]
+    assert latex(table).splitlines() == [
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r"configuration & learned & forgotten & trainable parameters & n \\",
+        r"\midrule",
+        rf"a\_b & 0.600 $\pm$ {half:.3f} & $-$0.250 $\pm$ 0.000 & 1,000 & 3 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 # Score matrices

@@ -80,6 +80,7 @@ class Format(StrEnum):
     json = "json"
     csv = "csv"
     markdown = "markdown"
+    latex = "latex"
 
 
 def _print_version(value: bool) -> None:
@@ -237,20 +238,21 @@ def results(
     format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.markdown,
     studies: StudiesFolder = Path("studies"),
 ) -> None:
-    """Print a study's scores, one row a score."""
+    """Print a study's scores, one row a score; a summary in Markdown or LaTeX is ready for a paper."""
     if summary + trials + variants > 1:
         raise ConfigurationError("results prints one of --summary, --trials, --variants, but got several")
     from myosotis.ledger import find_study, read_study
-    from myosotis.report.table import summary_table
+    from myosotis.report.table import latex, paper_table, summary_table
 
     record = read_study(find_study(study, studies))
     table = record.trials if trials else record.variants if variants else record.scores
     if summary:
-        table = summary_table(record)
+        table = (paper_table if format in {Format.markdown, Format.latex} else summary_table)(record)
     printers = {
         Format.json: lambda: table.to_json(orient="records", force_ascii=False, indent=1),
         Format.csv: lambda: table.to_csv(index=False).rstrip("\n"),
         Format.markdown: lambda: _markdown(table),
+        Format.latex: lambda: latex(table),
     }
     typer.echo(printers[format]())
 
