@@ -19,10 +19,23 @@ EXAMPLE = Path(__file__).parents[1] / "plugins" / "examples" / "myosotis-layerwi
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The distribution alone, in a folder of its own."""
     folder = tmp_path_factory.mktemp("installed")
-    options = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(EXAMPLE)]
-    subprocess.run(command, check=True)
+    install(EXAMPLE, folder)
     return folder
+
+
+def install(distribution: Path, folder: Path) -> None:
+    options = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(distribution)]
+    subprocess.run(command, check=True)
+
+
+def test_there_is_one_of_each_kind() -> None:
+    kinds = {"method": "methods", "dataset": "datasets", "model": "models"}
+    for kind, hook in kinds.items():
+        found = [
+            path for path in EXAMPLE.parent.glob("*/*.py") if f"def myosotis_{hook}()" in path.read_text()
+        ]
+        assert len(found) == 1, kind
 
 
 def run(installed: Path, folder: Path, *command: str) -> str:
@@ -83,12 +96,15 @@ def test_it_is_swept_beside_a_built_in(installed: Path, tmp_path: Path) -> None:
     assert len(learned) == 2, "the decay changes what is learned"
 
 
-def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["myosotis-layerwise", "myosotis-reference-manual", "myosotis-from-scratch"])
+def test_its_own_tests_pass(name: str, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    install(EXAMPLE.with_name(name), installed)
     run(
         installed,
         tmp_path,
         "pytest",
-        str(EXAMPLE / "tests"),
+        str(EXAMPLE.with_name(name) / "tests"),
         "-q",
         "-p",
         "no:cacheprovider",
