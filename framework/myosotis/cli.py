@@ -235,19 +235,27 @@ def results(
         bool,
         typer.Option("--variants", help="Models that methods make of the trained ones, one row a score."),
     ] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Every two configurations, seed by seed, one row a pair.")
+    ] = False,
     format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.markdown,
     studies: StudiesFolder = Path("studies"),
 ) -> None:
     """Print a study's scores, one row a score; a summary in Markdown or LaTeX is ready for a paper."""
-    if summary + trials + variants > 1:
-        raise ConfigurationError("results prints one of --summary, --trials, --variants, but got several")
+    if summary + trials + variants + pairs > 1:
+        raise ConfigurationError(
+            "results prints one of --summary, --trials, --variants, --pairs, but got several"
+        )
     from myosotis.ledger import find_study, read_study
+    from myosotis.report.pairs import paired
     from myosotis.report.table import latex, paper_table, summary_table
 
     record = read_study(find_study(study, studies))
     table = record.trials if trials else record.variants if variants else record.scores
     if summary:
         table = (paper_table if format in {Format.markdown, Format.latex} else summary_table)(record)
+    if pairs:
+        table = paired(record)
     printers = {
         Format.json: lambda: table.to_json(orient="records", force_ascii=False, indent=1),
         Format.csv: lambda: table.to_csv(index=False).rstrip("\n"),
