@@ -19,6 +19,7 @@ FOLDER = ROOT / "experiments" / "recipes"
 TRIALS = {
     "base_model": 18,
     "domain_then_instructions": 6,
+    "few_data": 24,
     "frozen_layers": 21,
     "quotes_8bit": 3,
     "sentiment_encoder": 3,
