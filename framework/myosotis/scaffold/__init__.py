@@ -18,10 +18,10 @@ from myosotis.interfaces import API
 NewKind = Literal["method", "dataset", "model", "metric"]
 NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*")
 USAGE: Mapping[NewKind, str] = {
-    "method": "myosotis run 'method=[lora],[lora,{name}]'",
+    "method": "myosotis run 'method=[{name}]'",
     "dataset": "myosotis run 'dataset=[{name}]'",
     "model": "myosotis run model={name}",
-    "metric": "myosotis run 'dataset=[pysummary]' 'dataset.pysummary.metrics=[{name}]'",
+    "metric": "myosotis run 'dataset=[DATASET]' 'dataset.DATASET.metrics=[{name}]'",
 }
 """How a plugin of each kind is used."""
 
