@@ -58,8 +58,8 @@ def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
     assert {
         "myosotis/py.typed",
         "myosotis/report/page.html",
-        "myosotis/scaffold/pyproject.toml.jinja",
-        "myosotis/scaffold/method/plugin.py.jinja",
+        "myosotis/conf/scaffold/pyproject.toml.jinja",
+        "myosotis/conf/scaffold/method/plugin.py.jinja",
         "myosotis_plugins/models/nano/model.safetensors",
         "hydra_plugins/myosotis_sweeper.py",
     } <= names

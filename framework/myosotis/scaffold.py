@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from myosotis.config import conf_folder
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import API
 
@@ -95,7 +96,7 @@ def _write(folder: Path, files: Mapping[str, str], values: Mapping[str, Any]) ->
     if folder.exists():
         raise ConfigurationError(f"the folder must be new, but {folder} is there already; give another one")
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(conf_folder() / "scaffold"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,
