@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,3 +55,12 @@ def study(home: Path) -> StudyRecord:
     """Three methods, two seeds: six finished trials."""
     command = toy("method=[plain],[pull],[still]", "method.pull.strength=0.1", "seed=0,1", "study=toy")
     return run_at(home, *command, report=True)
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process of this machine."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.wait()

@@ -7,8 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +106,6 @@ def test_failed_trials_say_why(run_folder: Path) -> None:
     checkpoint(run_folder, "stage1-end")
     found = standing(run_folder.parent, run_folder)
     assert (found.status, found.detail, found.at) == ("failed", "ValueError: no", Position(1, END))
-
-
-@pytest.fixture
-def other() -> Iterator[subprocess.Popen[bytes]]:
-    """Another process of this machine."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    yield process
-    process.kill()
-    process.wait()
 
 
 def signed(folder: Path, pid: int, host: str) -> None:

@@ -7,8 +7,6 @@ import json
 import math
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +21,6 @@ from myosotis.status_text import show_status
 from tests.core.commands import run_at, toy
 
 IDS = [f"{number:012x}" for number in range(6)]
-
-
-@pytest.fixture
-def other() -> Iterator[subprocess.Popen[bytes]]:
-    """Another process of this machine."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    yield process
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture
