@@ -12,8 +12,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import t_interval
+from myosotis.ledger import SCORE_COLUMNS, StudyRecord
+from myosotis.report.aggregate import COSTS, t_interval
 from myosotis.report.pairs import holm, paired, paired_p
 
 NAN = float("nan")
@@ -35,14 +35,14 @@ def study(learned: Mapping[str, Sequence[float]], metric: Mapping[str, str] | No
             "forgotten": 0.1 * value,
             "forgotten_base": NAN,
             "metric": (metric or {}).get(arm, "accuracy"),
-            "trainable_parameters": 1.0,
-            "seconds": 1.0,
+            **dict.fromkeys(COSTS, 1.0),
         }
         for arm, values in learned.items()
         for seed, value in enumerate(values)
     ]
-    nothing = pd.DataFrame()
-    return StudyRecord("study", Path(), nothing, pd.DataFrame(rows), nothing)
+    scores = pd.DataFrame(columns=list(SCORE_COLUMNS))
+    columns = pd.DataFrame(columns=["task", "role", "metric", "higher_is_better"])
+    return StudyRecord("study", Path(), scores, pd.DataFrame(rows), columns)
 
 
 def test_a_pair_is_scipys_paired_test() -> None:

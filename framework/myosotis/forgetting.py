@@ -171,6 +171,21 @@ def minimum_score(scores: ArrayLike) -> float:
     return _mean([matrix[i + 2 :, i].min() for i in tasks])
 
 
+def stability_gap(scores: ArrayLike) -> float:
+    """How far a task's score dips within a stage below both ends of the stage, before it recovers.
+
+    gap = max(0, min(s_0, s_K) - min_k s_k)
+
+    For the scores s_0 … s_K of one task from the beginning of one stage to its end, shape (K + 1,), higher is
+    better. NaN where nothing was scored in between, and with a missing score. The stability gap is what
+    De Lange et al. 2023, arXiv:2205.13452, show as curves; to put it into this number is our own way.
+    """
+    values: FloatArray = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 3 or np.isnan(values).any():
+        return float("nan")
+    return float(max(0.0, min(values[0], values[-1]) - values.min()))
+
+
 def change_from_base(scores: ArrayLike) -> FloatArray:
     """The change of each column's score from the base to the end, shape (columns,).
 

@@ -62,6 +62,7 @@ RESULT_COLUMNS = (
     "seconds",
     "tokens",
     "peak_memory_bytes",
+    "kept_bytes",
 )
 
 DAMAGED = "something else damaged it. Put it back from a copy, or move {} away and run the same command again"
@@ -144,9 +145,11 @@ class StudyRecord:
         scores: one row a score, columns `SCORE_COLUMNS`; stage 0 is the untouched base.
         trials: one row a trial: `trial, arm, overrides, configuration, seed, order, status, error,
             learned, forgotten, forgotten_base, metric, trainable_parameters, total_parameters,
-            seconds, tokens, peak_memory_bytes, swept`. `configuration` names the trial without its
-            seed and order (trials that share it are replicates); `swept` maps each swept key except
-            seed and order to its value; `status` is finished, failed or unfinished.
+            seconds, tokens, peak_memory_bytes, kept_bytes, swept, last_trained, folder`. `configuration`
+            names the trial without its seed and order (trials that share it are replicates); `swept` maps
+            each swept key except seed and order to its value, `last_trained` each task and probe to the last
+            stage that trained it, 0 where none did; `status` is finished, failed or unfinished; `folder` is the
+            run folder, relative to the study's.
         columns: one row a column of the score matrix, in order: `task, role, metric,
             higher_is_better`; `role` is task or probe, `metric` the one that the headline uses.
         variants: one row a score of a further model that a method makes of a trained one without training, columns
@@ -440,4 +443,6 @@ def _trial_row(entry: TrialEntry, run: Path, state: Status, result: Mapping[str,
         "error": error.read_text(encoding="utf-8").split("\n")[0] if error.is_file() else None,
         **numbers,
         "swept": dict(entry.swept),
+        "last_trained": result.get("last_trained", {}),
+        "folder": entry.folder,
     }

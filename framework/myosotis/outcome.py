@@ -51,6 +51,14 @@ def columns(config: TrialConfig) -> list[dict[str, Any]]:
     ]
 
 
+def last_trained(config: TrialConfig) -> dict[str, int]:
+    """Give for each column of the score matrix the last stage that trains it; 0 where none does."""
+    return {
+        task: max((stage.index for stage in config.stages if task in stage.tasks), default=0)
+        for task in config.tasks
+    }
+
+
 def headline(config: TrialConfig, scores: Sequence[Score]) -> dict[str, Any]:
     """Compute learned, forgotten and forgotten_base from a trial's scores at its stages' ends."""
     tasks = list(config.tasks.values())
@@ -60,14 +68,12 @@ def headline(config: TrialConfig, scores: Sequence[Score]) -> dict[str, Any]:
             if (each.task, each.metric) == (task.name, task.metric):
                 matrix[each.stage, column] = each.value  # a stage's last row is its end
     oriented = forgetting.oriented(matrix, [task.metrics[task.metric].higher_is_better for task in tasks])
-    last_trained = [
-        max((stage.index for stage in config.stages if task.name in stage.tasks), default=0) for task in tasks
-    ]
+    last = [*last_trained(config).values()]
     metrics = [task.metric for task in tasks]
-    trained = {task.metric for task, last in zip(tasks, last_trained, strict=True) if last}
+    trained = {task.metric for task, stage in zip(tasks, last, strict=True) if stage}
     return {
-        "learned": forgetting.learned(oriented, last_trained, metrics),
-        "forgotten": forgetting.forgotten(oriented, last_trained, metrics),
-        "forgotten_base": forgetting.forgotten_base(oriented, last_trained, metrics),
+        "learned": forgetting.learned(oriented, last, metrics),
+        "forgotten": forgetting.forgotten(oriented, last, metrics),
+        "forgotten_base": forgetting.forgotten_base(oriented, last, metrics),
         "metric": trained.pop() if len(trained) == 1 else None,
     }

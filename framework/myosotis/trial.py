@@ -43,7 +43,7 @@ from myosotis.interfaces import (
 from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
-from myosotis.outcome import columns, headline, kept_bytes, resting_bytes
+from myosotis.outcome import columns, headline, kept_bytes, last_trained, resting_bytes
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
@@ -469,6 +469,8 @@ class TrialRun:
         if self.config.trainer.save and self.config.trains:
             self._save_model()
         trainable = self.adapted.ever_trainable() if self.config.trains else {}
+        kept = {name: kept_bytes(each) for name, each in self.config.methods.items()}
+        resting = resting_bytes(self.adapted, self.branch)
         result = {
             "trial": self.config.id,
             **headline(self.config, self.scores),
@@ -477,7 +479,9 @@ class TrialRun:
             "seconds": self.costs.seconds,
             "tokens": self.costs.tokens,
             "peak_memory_bytes": peak_memory(self.runtime.device),
+            "kept_bytes": sum(kept.values()) + resting,
             "columns": columns(self.config),
+            "last_trained": last_trained(self.config),
         }
         manifest = {
             **environment(self.workspace.registry, self.config),
@@ -485,8 +489,8 @@ class TrialRun:
             "trainable": parameters_by_module(trainable),
             "realised_mixture": self.costs.realised,
             "realised_tokens": self.costs.realised_tokens,
-            "kept_bytes": {name: kept_bytes(each) for name, each in self.config.methods.items()},
-            "resting_bytes": resting_bytes(self.adapted, self.branch),
+            "kept_bytes": kept,
+            "resting_bytes": resting,
             "cohort": list(self.cohort),
             "cost": {
                 "seconds": self.costs.seconds,

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 FRONTS = {"forgotten": "pareto", "forgotten_base": "pareto_base"}
 """For each way to forget, the column that says who is on its Pareto front."""
 
+COSTS = ("seconds", "peak_memory_bytes", "trainable_parameters", "kept_bytes")
+"""What a configuration takes; medians over its replicates."""
+
 _COLUMNS = (
     *("arm", "configuration", "metric", "swept", "n", "failed", "unfinished"),
     *(name + end for name in HEADLINE for end in ("", "_low", "_high")),
-    *("trainable_parameters", "seconds"),
+    *COSTS,
 )
 
 
@@ -70,9 +73,9 @@ def configurations(record: StudyRecord) -> pd.DataFrame:
 
     Columns: `number` (from 1), `label` (short and unique), `arm, configuration, metric, swept`; `n`,
     the finished replicates (seeds and orders), `failed`, `unfinished`; `learned`, `forgotten` and
-    `forgotten_base`, each a mean over the finished, with `_low` and `_high`; `trainable_parameters` and
-    `seconds`, medians; `pareto` and `pareto_base`, whether it is on the front of learned against
-    forgotten or forgotten_base. Fronts are of one metric each: different metrics do not compare.
+    `forgotten_base`, each a mean over the finished, with `_low` and `_high`; `COSTS`, medians; `pareto` and
+    `pareto_base`, whether it is on the front of learned against forgotten or forgotten_base. Fronts are of one
+    metric each: different metrics do not compare.
     """
     import pandas as pd
 
@@ -107,7 +110,7 @@ def _row(replicates: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     for headline in HEADLINE:
         interval = t_interval([trial[headline] for trial in finished])
         row |= zip((headline, f"{headline}_low", f"{headline}_high"), interval, strict=True)
-    for column in ("trainable_parameters", "seconds"):
+    for column in COSTS:
         row[column] = pd.Series([trial[column] for trial in finished], dtype=float).median()
     return row
 

@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 
 
 def headline_scale(points: pd.DataFrame, headline: str) -> alt.Scale:
-    """A scale over a headline's means and intervals, with some air; also where there is one value only."""
+    """A scale over a headline's means and intervals."""
+    return value_scale(points, headline, f"{headline}_low", f"{headline}_high")
+
+
+def value_scale(points: pd.DataFrame, value: str, low: str = "low", high: str = "high") -> alt.Scale:
+    """A scale over means and their intervals, with some air; also where there is one value only."""
     import altair as alt
 
-    values = points[[headline, f"{headline}_low", f"{headline}_high"]].to_numpy(dtype=float)
+    values = points[[value, low, high]].to_numpy(dtype=float)
     finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    return alt.Scale(domain=[low - margin, high + margin], nice=False, zero=False)
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    margin = 0.08 * (most - least) or 0.1 * abs(most) or 1.0
+    return alt.Scale(domain=[least - margin, most + margin], nice=False, zero=False)

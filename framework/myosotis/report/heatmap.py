@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from myosotis.report.scatter import NAMED_AT_MOST
+from myosotis.report.panels import chooser, is_crowded, title
 from myosotis.report.theme import BETTER, INK, SAME, WORSE
 
 if TYPE_CHECKING:
@@ -13,28 +13,27 @@ if TYPE_CHECKING:
 
 
 def heat_maps(frame: pd.DataFrame, cells: pd.DataFrame) -> list[alt.LayerChart]:
-    """One heat map a configuration; where they are many, one with a list to choose from.
+    """One heat map a panel; where they are many, one with a list to choose from.
 
     `frame` is what `configurations` gives, `cells` what `score_cells` gives.
     """
     import altair as alt
 
-    shown = frame[frame["number"].isin(cells["number"])]
-    names = {n: f"{n}  {label}" for n, label in zip(shown["number"], shown["label"], strict=True)}
-    if len(shown) <= NAMED_AT_MOST:
-        last = list(names)[-1]
+    titles = list(dict.fromkeys(cells["title"]))
+    if not is_crowded(titles):
         return [
-            _heat_map(cells[cells["number"] == n], alt.Title(name.split(" · ")), has_legend=n == last)
-            for n, name in names.items()
+            _heat_map(cells[cells["title"] == each], title(each), has_legend=each == titles[-1])
+            for each in titles
         ]
+    shown = frame[frame["number"].isin(cells["number"])]
     best = shown.sort_values(["pareto", "pareto_base", "learned"], ascending=False)["number"].iloc[0]
-    choice = alt.binding_select(options=list(names.values()), name="configuration ")
-    chosen = alt.param("chosen", value=names[best], bind=choice)
-    chart = _heat_map(cells.assign(name=cells["number"].map(names)), alt.Title(alt.expr("chosen")))
-    return [chart.add_params(chosen).transform_filter("datum.name == chosen")]
+    first = cells.loc[cells["number"] == best, "title"].iloc[0]
+    chart = _heat_map(cells, alt.Title(alt.expr("chosen")))
+    chosen = chooser(titles, first, "configuration")
+    return [chart.add_params(chosen).transform_filter("datum.title == chosen")]
 
 
-def _heat_map(cells: pd.DataFrame, title: alt.Title, *, has_legend: bool = True) -> alt.LayerChart:
+def _heat_map(cells: pd.DataFrame, heading: alt.Title, *, has_legend: bool = True) -> alt.LayerChart:
     import altair as alt
 
     x = alt.X("column:N", sort=None, title=None)
@@ -49,7 +48,7 @@ def _heat_map(cells: pd.DataFrame, title: alt.Title, *, has_legend: bool = True)
         gradientThickness=8,
     )
     details = [alt.Tooltip(f"{name}:N") for name in ("column", "row", "metric", "text")]
-    drawn = [name for name in ("name", "column", "row", "metric", "text", "change") if name in cells]
+    drawn = ["number", "title", "column", "row", "metric", "text", "change"]
     base = alt.Chart(cells[drawn].round({"change": 4})).encode(x=x, y=y, tooltip=details)
     colour = alt.Color("change:Q", scale=scale, legend=legend if has_legend else None)
     measured = base.transform_filter("isValid(datum.change)")
@@ -59,5 +58,5 @@ def _heat_map(cells: pd.DataFrame, title: alt.Title, *, has_legend: bool = True)
     numbers = base.mark_text().encode(text="text:N", color=on_cell)
     step = alt.Step(max(56, 8 * int(cells["text"].str.len().max())))
     return alt.LayerChart(layer=[rectangles, numbers]).properties(
-        title=title, width=step, height=alt.Step(34)
+        title=heading, width=step, height=alt.Step(34)
     )

@@ -1,4 +1,4 @@
-"""The score matrices, one a configuration: means over replicates and their change from the base."""
+"""The score matrices, one a configuration and order: means over replicates and their change from the base."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ import numpy as np
 
 from myosotis.forgetting import oriented
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import with_arm_names
 from myosotis.report.numbers import decimals, fixed
+from myosotis.report.panels import panels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CELLS = ("number", "stage", "row", "column", "metric", "value", "change", "text")
+CELLS = ("panel", "number", "title", "stage", "row", "column", "metric", "value", "change", "text")
 
 
 def score_cells(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell of each configuration's score matrix, averaged over its finished replicates.
+    """One row a cell of each panel's score matrix, averaged over its finished trials.
 
-    `frame` is what `configurations` gives. Columns: `number` of the configuration, `stage` (0 is the
+    `frame` is what `configurations` gives. Columns: `panel`, `number` and `title` as of `panels`, `stage` (0 is the
     base), `row` and `column` as they are called in the picture, `metric`, `value` in the metric's own
     direction (NaN where a replicate has no score), `text`, and `change` from the base: above zero is
     better whatever the metric, and 1 is the metric's largest change in the study.
     """
     import pandas as pd
 
-    means = _means(record, frame)
-    cells = pd.DataFrame(columns=CELLS) if means.empty else _long(means, record.columns)
+    trials = panels(record, frame)
+    means = _means(record, trials)
+    if means.empty:
+        return pd.DataFrame(columns=CELLS)
+    cells = _long(means, record.columns)
+    cells = trials.drop(columns="trial").drop_duplicates().merge(cells)
     for _, rows in cells.groupby("metric"):
         places = decimals(rows["value"])
         largest = rows["change"].abs().max()
@@ -37,16 +41,14 @@ def score_cells(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def _means(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean scores over replicates: rows (configuration's number, stage), a column a task or probe."""
-    finished = with_arm_names(record.trials[record.trials["status"] == "finished"])
-    numbered = finished.merge(frame[["arm", "configuration", "number"]])[["trial", "number"]]
+def _means(record: StudyRecord, trials: pd.DataFrame) -> pd.DataFrame:
+    """Mean scores over trials: rows (panel, stage), a column a task or probe."""
     scores = record.scores.merge(record.columns[["task", "metric"]])
     # Training may score within a stage too; a row of the matrix is what stands at its end.
     at_end = scores.sort_values("step", kind="stable").drop_duplicates(
         ["trial", "stage", "task"], keep="last"
     )
-    cells = at_end.merge(numbered).groupby(["number", "stage", "task"])["value"]
+    cells = at_end.merge(trials).groupby(["panel", "stage", "task"])["value"]
     means = cells.mean().where(cells.count() == cells.size())
     return means.unstack("task").reindex(columns=record.columns["task"])
 
@@ -55,15 +57,15 @@ def _long(means: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
     """All matrices cell by cell, each without the columns that it has no score for."""
     import pandas as pd
 
-    last = means.reset_index("stage")["stage"].groupby(level="number").max()
-    places = [(number, stage) for number, end in last.items() for stage in range(int(end) + 1)]
-    numbers, stages = np.array(places, dtype=int).reshape(-1, 2).T
-    matrices = means.reindex(pd.MultiIndex.from_arrays([numbers, stages], names=means.index.names))
+    last = means.reset_index("stage")["stage"].groupby(level="panel").max()
+    places = [(panel, stage) for panel, end in last.items() for stage in range(int(end) + 1)]
+    each, stages = np.array(places, dtype=int).reshape(-1, 2).T
+    matrices = means.reindex(pd.MultiIndex.from_arrays([each, stages], names=means.index.names))
     better = oriented(matrices, list(columns["higher_is_better"]))
     width = len(columns)
     cells = pd.DataFrame(
         {
-            "number": np.repeat(numbers, width),
+            "panel": np.repeat(each, width),
             "stage": np.repeat(stages, width),
             "row": np.repeat([f"stage {stage}" if stage else "base" for stage in stages], width),
             "column": np.tile(_names(columns), len(stages)),
@@ -73,7 +75,7 @@ def _long(means: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
             "text": "",
         }
     )
-    measured = matrices.notna().groupby(level="number").transform("any")
+    measured = matrices.notna().groupby(level="panel").transform("any")
     return cells[measured.to_numpy().ravel()].reset_index(drop=True)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
@@ -13,9 +15,12 @@ from myosotis.data_record import DataRecord
 from myosotis.errors import StorageError
 from myosotis.ledger import StudyRecord, cache_folder, write_text
 from myosotis.report.data import HEADER, cells
+from myosotis.report.flags import Flag, flags
+from myosotis.report.numbers import decimals
+from myosotis.report.pairs import paired
 from myosotis.report.pictures import DATA, Picture, page_specification, vega_lite_version
 from myosotis.report.table import SHOWN_WHOLE, front_first
-from myosotis.report.words import findings
+from myosotis.report.words import findings, warnings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,23 +31,70 @@ def page(record: StudyRecord, frame: pd.DataFrame, data: DataRecord, shown: list
     from jinja2 import Environment
 
     is_long = len(frame) > SHOWN_WHOLE
-    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    flagged = list(flags(record, frame))
+    rows = front_first(frame) if is_long else frame
+    return environment.from_string(_part("page.html")).render(
         name=record.name,
+        style=_part("page.css"),
+        script=_part("page.js"),
         statuses=record.trials["status"].value_counts().to_dict(),
         findings=list(findings(record, frame)),
+        careful=list(warnings(frame, flagged)),
+        marks=_marks(flagged),
         pictures=[_embedded(picture) for picture in shown if picture.section != DATA],
         data=data,
         data_header=HEADER,
         data_rows=[cells(split) for split in data.splits],
         data_pictures=[_embedded(picture) for picture in shown if picture.section == DATA],
-        rows=(front_first(frame) if is_long else frame).to_dict("records"),
+        rows=rows.to_dict("records"),
         is_long=is_long,
         has_probes=bool((record.columns["role"] == "probe").any()),
+        has_gap=bool(frame["stability_gap"].notna().any()),
         failures=record.trials[record.trials["status"] == "failed"].to_dict("records"),
         scripts=_vega() if shown else "",
+        **_pairs(record, rows[rows["n"] > 0].head(SHOWN_WHOLE)),
     )
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _marks(flagged: Iterable[Flag]) -> dict[int, list[str]]:
+    """What to be careful of, by configuration."""
+    marks: dict[int, list[str]] = {}
+    for flag in flagged:
+        for number in flag.numbers:
+            marks.setdefault(number, []).append(flag.mark)
+    return {number: list(dict.fromkeys(each)) for number, each in marks.items()}
+
+
+def _pairs(record: StudyRecord, rows: pd.DataFrame) -> dict[str, Any]:
+    """Every two of these configurations, as the page's script reads them."""
+    table = paired(record, list(rows["label"])) if len(rows) > 1 else None
+    if table is None or table.empty:
+        return {"pairs": "", "compared": []}
+    numbers = dict(zip(rows["label"], rows["number"], strict=True))
+    differences = {
+        f"{row['measure']}|{numbers[row['configuration']]}|{numbers[row['other']]}": [
+            *(_number(row[name]) for name in ("difference", "low", "high", "n", "p_corrected")),
+            "apart" if row["verdict"] in {"higher", "lower"} else row["verdict"],
+        ]
+        for row in table.to_dict("records")
+    }
+    measures = [
+        {"name": name, "places": decimals(own["difference"])}
+        for name, own in table.groupby("measure", sort=False)
+    ]
+    # The two that learned most come first, and so are held against each other as the page opens.
+    listed = rows.sort_values("learned", ascending=False, kind="stable")
+    compared = list(zip(listed["number"], listed["label"], strict=True))
+    return {"pairs": _script_safe({"measures": measures, "differences": differences}), "compared": compared}
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _embedded(picture: Picture) -> dict[str, Any]:

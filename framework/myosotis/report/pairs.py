@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -17,49 +17,77 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 """The chance at which the pairs of one measure together call any two of the same configurations different."""
-Replicates = Mapping[tuple[int, str], Mapping[Any, Any]]
-"""A configuration's finished trials by seed and order."""
+END = "end score of "
+"""A task's measure: its score after the last stage, higher is better."""
 
 
-def paired(record: StudyRecord) -> pd.DataFrame:
+def paired(record: StudyRecord, chosen: Sequence[str] | None = None) -> pd.DataFrame:
     """One row a measure and pair of configurations whose trials share a metric, seeds and orders.
 
+    The measures are `learned`, `forgotten`, `forgotten_base`, and each task's and probe's score at the end.
     Columns: `measure`; `configuration` and `other`; `difference`, the mean over the shared seeds and orders of
     the first less the second, with `low` and `high`, its paired 95 % t-interval; `n`, how many are shared; `p`,
     of the paired t-test; `p_corrected`, by Holm over all pairs of the measure; `verdict`: higher, lower, within
     noise, or too few seeds.
+
+    Args:
+        record: the study.
+        chosen: labels of the configurations that are held against each other; all where not given. The
+            correction is for all pairs all the same, so that it does not matter how they were chosen.
     """
     import pandas as pd
 
-    trials = with_arm_names(record.trials)
-    names = configurations(record)[["arm", "configuration", "label"]].to_dict("records")
-    replicates = {each["label"]: _replicates(trials, each) for each in names}
+    frame = configurations(record)
+    values = _values(record, frame)
+    labels = list(frame["label"] if chosen is None else frame.loc[frame["label"].isin(chosen), "label"])
+    tests = 0 if chosen is None else len(frame) * (len(frame) - 1) // 2
+    measures = [str(name) for name in values if name not in KEYS]
+    tables: list[pd.DataFrame] = [_compared(values, labels, measure, tests) for measure in measures]
+    return pd.concat(tables, ignore_index=True)
+
+
+KEYS = ("label", "seed", "order", "metric")
+
+
+def _values(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a finished trial: its configuration's label, its seed, order and metric, and a column a measure."""
+    trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
+    trials = trials.merge(frame[["arm", "configuration", "label"]])
+    scores = record.scores.merge(record.columns[["task", "metric", "higher_is_better"]])
+    ends = scores.sort_values(["stage", "step"], kind="stable").groupby(["trial", "task"], sort=False).tail(1)
+    score = ends["value"].where(ends["higher_is_better"].astype(bool), -ends["value"])
+    wide = ends.assign(score=score).pivot(index="trial", columns="task", values="score")
+    names = [task for task in record.columns["task"] if task in wide]
+    wide = wide[names].add_prefix(END)
+    return trials[["trial", *KEYS, *HEADLINE]].merge(wide, "left", on="trial").drop(columns="trial")
+
+
+def _compared(values: pd.DataFrame, labels: Sequence[str], measure: str, tests: int) -> pd.DataFrame:
+    """Hold every two configurations against each other by one measure."""
+    import pandas as pd
+
+    replicates = _replicates(values, measure)
+    rows = []
+    for one, other in combinations([label for label in labels if label in replicates], 2):
+        found, against = replicates[one], replicates[other]
+        shared = [place for place in found if place in against]
+        differences = np.array([found[place] - against[place] for place in shared])
+        if np.isfinite(differences).any():
+            rows.append((measure, one, other, *t_interval(differences), len(shared), paired_p(differences)))
     columns = ["measure", "configuration", "other", "difference", "low", "high", "n", "p"]
-    frame = pd.DataFrame([*_rows(replicates)], columns=columns)
-    frame["p_corrected"] = frame.groupby("measure")["p"].transform(lambda each: holm(each.to_numpy()))
+    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float)).astype({"n": int})
+    frame["p_corrected"] = holm(frame["p"], tests)
     frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
     return frame
 
 
-def _replicates(trials: pd.DataFrame, name: Mapping[Any, Any]) -> Replicates:
-    own = (trials["arm"] == name["arm"]) & (trials["configuration"] == name["configuration"])
-    finished = trials[own & (trials["status"] == "finished")]
-    return {(trial["seed"], trial["order"]): trial for trial in finished.to_dict("records")}
-
-
-def _rows(replicates: Mapping[str, Replicates]) -> Iterator[tuple[Any, ...]]:
-    for measure in HEADLINE:
-        for one, other in combinations(replicates, 2):
-            found = [
-                (replicates[one][place], replicates[other][place])
-                for place in replicates[one]
-                if place in replicates[other]
-            ]
-            if any(first["metric"] != second["metric"] for first, second in found):
-                continue
-            differences = np.array([first[measure] - second[measure] for first, second in found], dtype=float)
-            if np.isfinite(differences).any():
-                yield measure, one, other, *t_interval(differences), len(found), paired_p(differences)
+def _replicates(values: pd.DataFrame, measure: str) -> dict[str, dict[tuple[object, ...], float]]:
+    """Give each configuration's values by what makes two trials a pair: metric, seed and order."""
+    replicates: dict[str, dict[tuple[object, ...], float]] = {}
+    columns = (values[name] for name in ("label", "metric", "seed", "order", measure))
+    for label, *place, value in zip(*columns, strict=True):
+        replicates.setdefault(label, {})[tuple(place)] = float(value)
+    return replicates
 
 
 def paired_p(differences: ArrayLike) -> float:
@@ -78,16 +106,19 @@ def paired_p(differences: ArrayLike) -> float:
     return float(2 * stdtr(sample.size - 1, -abs(sample.mean() / error)))
 
 
-def holm(values: ArrayLike) -> NDArray[np.float64]:
+def holm(values: ArrayLike, tests: int = 0) -> NDArray[np.float64]:
     """Correct the p-values of several tests, so that none of true null hypotheses is called false but by `ALPHA`.
 
-    The k-th smallest of m is max over j ≤ k of (m - j + 1) p_(j), at most 1. NaN stays, and counts for no test.
+    The k-th smallest of m is max over j ≤ k of (m - j + 1) p_(j), at most 1. NaN stays, and counts for no test. Of
+    more tests than there are values, m is `tests`: then a value is corrected as if the others were larger, which
+    is at least the correction that it has among all.
     Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
     """
     p = np.asarray(values, dtype=np.float64)
     corrected = np.full(p.shape, np.nan)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN is sorted to the end
-    scaled = p[order] * np.arange(len(order), 0, -1)
+    most = max(len(order), tests)
+    scaled = p[order] * np.arange(most, most - len(order), -1)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
     return corrected
 

@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from myosotis.report.aggregate import FRONTS
 from myosotis.report.axes import headline_scale
-from myosotis.report.labels import value_text
-from myosotis.report.theme import INK, PALETTE
+from myosotis.report.colours import colour, is_few
+from myosotis.report.theme import INK
 
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
 
-NAMED_AT_MOST = 12
-"""So many configurations get a colour and a line of the legend each; more share colours by group."""
-
-
-_SHOWN = {
+DETAILS = {
     "configuration": "configuration",
     "learned": "learned_text",
     "forgotten": "forgotten_text",
@@ -33,7 +29,7 @@ def scatter(frame: pd.DataFrame, forgotten: str, titles: dict[str, str]) -> alt.
     """One numbered point a configuration, its intervals in both axes, and the Pareto front.
 
     Args:
-        frame: what `configurations` gives, with the texts of `described`.
+        frame: what `configurations` gives, with the texts of `described` and `grouped`.
         forgotten: the vertical axis, `forgotten` or `forgotten_base`.
         titles: the axes' titles, by column.
     """
@@ -41,31 +37,23 @@ def scatter(frame: pd.DataFrame, forgotten: str, titles: dict[str, str]) -> alt.
 
     flag = FRONTS[forgotten]
     points = frame.dropna(subset=["learned", forgotten])
-    few = is_few(frame, forgotten)
-    points = points.assign(
-        group=_names(points) if few else _groups(points),
-        numbered=True if few else apart(points[points[flag]], points, forgotten),
-    )
+    few = is_few(frame)
+    points = points.assign(numbered=True if few else apart(points[points[flag]], points, forgotten))
     axis, over = alt.Axis(tickCount=6), headline_scale
     x = alt.X("learned:Q", title=titles["learned"], axis=axis, scale=over(points, "learned"))
     y = alt.Y(f"{forgotten}:Q", title=titles[forgotten], axis=axis, scale=over(points, forgotten))
     chart = alt.Chart(points[_drawn(forgotten)])
-    base, colour = chart.encode(x=x, y=y), _colour(points)
+    base, colours = chart.encode(x=x, y=y), colour(frame, points)
     # Of many, the front stands out: the others are faint, without intervals and numbers.
     strong = alt.value(1) if few else alt.when(f"datum.{flag}").then(alt.value(1)).otherwise(alt.value(0.4))
-    discs = base.mark_circle(size=330 if few else 60).encode(color=colour, opacity=strong)
+    discs = base.mark_circle(size=330 if few else 60).encode(color=colours, opacity=strong)
     layers = [
         *_front(base, flag, ring=520 if few else 150),
-        *_bars(chart if few else chart.transform_filter(f"datum.{flag}"), x, y, forgotten, colour),
-        discs.encode(tooltip=_details()),
+        *_bars(chart if few else chart.transform_filter(f"datum.{flag}"), x, y, forgotten, colours),
+        discs.encode(tooltip=details()),
         _numbers(base, few=few),
     ]
     return alt.LayerChart(layer=layers)
-
-
-def is_few(frame: pd.DataFrame, forgotten: str) -> bool:
-    """Whether every point can have a name and a colour of its own."""
-    return len(frame.dropna(subset=["learned", forgotten])) <= NAMED_AT_MOST
 
 
 def apart(front: pd.DataFrame, points: pd.DataFrame, forgotten: str) -> list[bool]:
@@ -87,10 +75,10 @@ def _front(base: alt.Chart, flag: str, ring: int) -> list[alt.Chart]:
     return [steps.encode(order="learned:Q"), rings]
 
 
-def _bars(chart: alt.Chart, x: alt.X, y: alt.Y, forgotten: str, colour: Any) -> list[alt.Chart]:
+def _bars(chart: alt.Chart, x: alt.X, y: alt.Y, forgotten: str, colours: Any) -> list[alt.Chart]:
     """The intervals; one replicate has none."""
     replicated = chart.transform_filter("isValid(datum.learned_low)")
-    bars = replicated.mark_rule(opacity=0.7, strokeWidth=1.5).encode(color=colour)
+    bars = replicated.mark_rule(opacity=0.7, strokeWidth=1.5).encode(color=colours)
     return [
         bars.encode(x="learned_low:Q", x2="learned_high:Q", y=y),
         bars.encode(x=x, y=f"{forgotten}_low:Q", y2=f"{forgotten}_high:Q"),
@@ -99,7 +87,7 @@ def _bars(chart: alt.Chart, x: alt.X, y: alt.Y, forgotten: str, colour: Any) -> 
 
 def _numbers(base: Any, *, few: bool) -> Any:
     """The table's numbers: in the discs of few, beside those of many."""
-    shown = base.transform_filter("datum.numbered").encode(text="number:N", tooltip=_details())
+    shown = base.transform_filter("datum.numbered").encode(text="number:N", tooltip=details())
     if few:
         return shown.mark_text(color="white", fontSize=11, fontWeight="bold")
     return shown.mark_text(color=INK, fontSize=11, align="left", dx=7, dy=11)
@@ -108,32 +96,11 @@ def _numbers(base: Any, *, few: bool) -> Any:
 def _drawn(forgotten: str) -> list[str]:
     """The columns that the picture reads; the page holds each as text."""
     ends = [f"{name}{end}" for name in ("learned", forgotten) for end in ("", "_low", "_high")]
-    return [*ends, FRONTS[forgotten], "number", "numbered", "group", *_SHOWN.values()]
+    return [*ends, FRONTS[forgotten], "number", "numbered", "group", *DETAILS.values()]
 
 
-def _names(points: pd.DataFrame) -> list[str]:
-    return [f"{number}  {label}" for number, label in zip(points["number"], points["label"], strict=True)]
-
-
-def _groups(points: pd.DataFrame) -> list[str]:
-    """What colours many points: the arm, or else the first swept value, that has few enough values."""
-    keys = dict.fromkeys(key for swept in points["swept"] for key in swept)
-    candidates = [list(points["arm"])]
-    candidates += [[value_text(swept.get(key, "")) for swept in points["swept"]] for key in keys]
-    fitting = (names for names in candidates if 1 < len(set(names)) <= len(PALETTE))
-    return next(fitting, ["configuration"] * len(points))
-
-
-def _colour(points: pd.DataFrame) -> Any:
+def details() -> list[Any]:
+    """What hovering over a configuration shows."""
     import altair as alt
 
-    names = list(dict.fromkeys(points["group"]))
-    legend = alt.Legend(columns=1 if max(map(len, names), default=0) > 24 else 3, title=None)
-    scale = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
-    return alt.Color("group:N", scale=scale, legend=legend if len(names) > 1 else None)
-
-
-def _details() -> list[Any]:
-    import altair as alt
-
-    return [alt.Tooltip(f"{field}:N", title=title) for title, field in _SHOWN.items()]
+    return [alt.Tooltip(f"{field}:N", title=title) for title, field in DETAILS.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -108,9 +108,9 @@ def _chart(points: pd.DataFrame, key: str, headline: str, title: str, *, crowded
         alt.Tooltip("label:N", title="configuration"),
         alt.Tooltip(f"{headline}_text:N", title=headline),
     ]
-    drawn = ["value", "rest", "label", *(headline + end for end in ("", "_low", "_high", "_text"))]
-    chart = alt.Chart(points.dropna(subset=[headline])[drawn])
-    base = chart.encode(x=x, color=_lines(points), detail="rest:N")
+    drawn = ["number", "value", "rest", "label", *(headline + end for end in ("", "_low", "_high", "_text"))]
+    chart = alt.Chart(points.dropna(subset=[headline]).reindex(columns=drawn))
+    base = chart.encode(x=x, color=line_colour(points), detail="rest:N")
     replicated = base.transform_filter(f"isValid(datum.{headline}_low)")
     bars = replicated.mark_rule(opacity=0.7, strokeWidth=1.5)
     ends = replicated.mark_area(opacity=0.15) if crowded and numeric else bars
@@ -125,9 +125,10 @@ def _numeric_axis(points: pd.DataFrame, key: str) -> alt.X:
     import altair as alt
 
     values = sorted(set(points["value"]))
-    kind: Literal["log", "linear"] = "log" if spans_decades(values) else "linear"
     axis = alt.Axis(values=ticks(values), format="~g")
-    scale = alt.Scale(type=kind, zero=False, padding=16, nice=False)
+    is_log = spans_decades(values)
+    kind = {"type": "log"} if is_log else {"type": "linear", "zero": False}
+    scale = alt.Scale(padding=16, nice=False, **kind)
     return alt.X("value:Q", title=key, scale=scale, axis=axis)
 
 
@@ -147,7 +148,8 @@ def _named_axis(key: str) -> alt.X:
     return alt.X("value:N", title=key, sort=None, axis=alt.Axis(labelAngle=-25, labelLimit=120))
 
 
-def _lines(points: pd.DataFrame) -> Any:
+def line_colour(points: pd.DataFrame) -> Any:
+    """The colours of a picture's lines, by their `rest`."""
     import altair as alt
 
     names = list(dict.fromkeys(points["rest"]))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from myosotis.ledger import HEADLINE, StudyRecord
 from myosotis.report.aggregate import FRONTS
+from myosotis.report.flags import Flag
 from myosotis.report.numbers import count, decimals, duration, with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-_NAMED_ON_FRONT = 4
+_NAMED = 4
 
 
 def described(frame: pd.DataFrame) -> pd.DataFrame:
@@ -87,32 +88,43 @@ def _best(frame: pd.DataFrame, headline: str, verb: str, *, ascending: bool) -> 
     best, others = ranked.iloc[0], len(ranked) - 1
     told = best["label"], verb if others else verb.split()[0], best[f"{headline}_text"]
     near = _reached(ranked, headline, ascending=ascending)
-    doubt = f"; not clearly ahead of {near} other{'s' if near > 1 else ''}" if near else ""
+    doubt = _text("; within noise of it: {}", names(near)) if near else ""
     yield _text("<strong>{}</strong> {}: {}{}.", *told, doubt)
 
 
-def _reached(ranked: pd.DataFrame, headline: str, *, ascending: bool) -> int:
-    """How many others have an interval that meets the first one's; without intervals, its very mean."""
+def _reached(ranked: pd.DataFrame, headline: str, *, ascending: bool) -> list[str]:
+    """Which others have an interval that meets the first one's; without intervals, its very mean."""
     low = ranked[f"{headline}_low"].fillna(ranked[headline])
     high = ranked[f"{headline}_high"].fillna(ranked[headline])
     meets = low <= high.iloc[0] if ascending else high >= low.iloc[0]
-    return int(meets.sum()) - 1
+    return list(ranked.loc[meets, "label"])[1:]
+
+
+def names(labels: Sequence[str]) -> Markup:
+    """The first few of many configurations, and how many more there are."""
+    from markupsafe import Markup
+
+    first = Markup(", ").join(_text("<strong>{}</strong>", label) for label in labels[:_NAMED])
+    rest = len(labels) - _NAMED
+    return first + (f" and {rest} more" if rest > 0 else "")
 
 
 def _front(front: pd.DataFrame, configurations: int) -> Iterator[Markup]:
-    from markupsafe import Markup
-
     if front.empty or configurations == 1:
         return
-    names = [_text("<strong>{}</strong>", name) for name in front.sort_values("learned")["label"]]
-    rest = len(names) - _NAMED_ON_FRONT
     yield _text(
-        "{} of {} on the Pareto front, where nothing else learns as much and forgets less: {}{}.",
+        "{} of {} on the Pareto front, where nothing else learns as much and forgets less: {}.",
         len(front),
         configurations,
-        Markup(", ").join(names[:_NAMED_ON_FRONT]),
-        f" and {rest} more" if rest > 0 else "",
+        names(list(front.sort_values("learned")["label"])),
     )
+
+
+def warnings(frame: pd.DataFrame, flags: Iterable[Flag]) -> Iterator[Markup]:
+    """The sentences that say what to be careful of."""
+    labels = dict(zip(frame["number"], frame["label"], strict=True))
+    for flag in flags:
+        yield _text("{}: {}.", names([labels[number] for number in flag.numbers]), flag.text)
 
 
 def _undefined(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Markup]:

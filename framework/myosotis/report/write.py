@@ -33,9 +33,10 @@ def write_report(record: StudyRecord) -> Path:
 
     from myosotis.report.page import page
     from myosotis.report.pictures import pictures, write_files
+    from myosotis.report.retention import with_stability_gaps
     from myosotis.report.words import described
 
-    frame = described(configurations(record))
+    frame = described(with_stability_gaps(record, configurations(record)))
     data = joined(read_data(record.folder / FILE).values())
     folder = record.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,67 @@
+"""What learning and not forgetting cost: time, memory, parameters, bytes kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from myosotis.report.aggregate import COSTS
+from myosotis.report.axes import headline_scale
+from myosotis.report.colours import colour, is_few
+from myosotis.report.scatter import details
+from myosotis.report.sweeps import spans_decades
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+TITLES = {
+    "seconds": "seconds of a trial",
+    "peak_memory_bytes": "memory at its peak, MiB",
+    "trainable_parameters": "trainable parameters",
+    "kept_bytes": "kept for later stages, MiB",
+}
+UNITS = {"peak_memory_bytes": 2**20, "kept_bytes": 2**20}
+"""What a cost is divided by."""
+
+
+def cost_charts(frame: pd.DataFrame, forgotten: str, titles: dict[str, str]) -> list[alt.LayerChart]:
+    """A chart each of learned and forgotten against each cost that differs.
+
+    Args:
+        frame: what `configurations` gives, with the texts of `described` and `grouped`.
+        forgotten: `forgotten` or `forgotten_base`.
+        titles: the headlines' titles, by column.
+    """
+    return [
+        _chart(frame, points, cost, headline, titles[headline])
+        for headline in ("learned", forgotten)
+        for cost in COSTS
+        if (points := frame.dropna(subset=[headline, cost]))[cost].nunique() > 1
+    ]
+
+
+def _chart(frame: pd.DataFrame, points: pd.DataFrame, cost: str, headline: str, title: str) -> alt.LayerChart:
+    import altair as alt
+
+    points = points.assign(cost=points[cost] / UNITS.get(cost, 1))
+    is_log = spans_decades(list(points["cost"]))
+    scale = alt.Scale(type="log", padding=16) if is_log else alt.Scale(zero=False, padding=16)
+    axis = alt.Axis(tickCount=4, format="~s")
+    few = is_few(frame)
+    base = alt.Chart(points).encode(
+        x=alt.X("cost:Q", title=TITLES[cost], scale=scale, axis=axis),
+        y=alt.Y(
+            f"{headline}:Q", title=title, scale=headline_scale(points, headline), axis=alt.Axis(tickCount=5)
+        ),
+    )
+    bars = base.transform_filter(f"isValid(datum.{headline}_low)").mark_rule(opacity=0.5 if few else 0.15)
+    colours = colour(frame, points, has_legend=not few)
+    discs = base.mark_circle(size=230 if few else 50, opacity=1 if few else 0.5)
+    layers = [
+        bars.encode(y=f"{headline}_low:Q", y2=f"{headline}_high:Q", color=colours),
+        discs.encode(color=colours, tooltip=details()),
+    ]
+    if few:
+        numbers = base.mark_text(color="white", fontSize=10, fontWeight="bold")
+        layers.append(numbers.encode(text="number:N", tooltip=details()))
+    return alt.LayerChart(layer=layers)

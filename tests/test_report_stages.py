@@ -1,0 +1,258 @@
+"""The report's measures over stages, parameters and costs, against values by hand and other libraries."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+from sklearn.linear_model import LinearRegression
+from sklearn.preprocessing import OneHotEncoder
+
+from myosotis.forgetting import stability_gap
+from myosotis.ledger import StudyRecord
+from myosotis.report import configurations
+from myosotis.report.colours import colour, grouped, is_few
+from myosotis.report.cost import cost_charts
+from myosotis.report.curves import curve_points
+from myosotis.report.flags import flags, still_falls
+from myosotis.report.importance import explained_share, importance
+from myosotis.report.pairs import END, holm, paired
+from myosotis.report.panels import panels
+from myosotis.report.paths import path_points
+from myosotis.report.retention import placed_scores, retention, with_stability_gaps
+from myosotis.report.theme import PALETTE
+from myosotis.report.words import axis_titles, described
+from tests.simulated import PROBE, TASKS, simulated
+
+NAN = float("nan")
+RATE = " · learning_rate=0.001"
+"""The end of every label."""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyRecord:
+    return simulated(tmp_path / "study", arms=("full", "lora"), ranks=(4, 16, 64), rates=(1e-3,), seeds=3)
+
+
+# Over stages
+
+
+@pytest.mark.parametrize(
+    ("scores", "gap"),
+    [
+        ([0.8, 0.5, 0.7], 0.2),  # below the lower end
+        ([0.8, 0.75, 0.7], 0.0),  # it falls, but never dips
+        ([0.6, 0.55, 0.9], 0.05),
+        ([0.8, 0.7], NAN),  # nothing was scored in between
+        ([0.8, NAN, 0.7], NAN),
+    ],
+)
+def test_stability_gap_by_hand(scores: list[float], gap: float) -> None:
+    assert_allclose(stability_gap(scores), gap)
+
+
+def test_retention_by_hand(study: StudyRecord) -> None:
+    """Of strength s, what a later stage takes is 0.08 s a stage, and 0.1 s more a quarter into it."""
+    frame = configurations(study)
+    points = retention(placed_scores(study, frame))
+    rows = points[(points["role"] == "task") & (points["number"] == 2)]  # full, rank 16
+    strength = 0.1 * 4 + 0.2 + 0.05
+    assert rows["place"].tolist() == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
+    dips = np.where(rows["place"] % 1 == 0.25, 0.1, 0.0)
+    assert_allclose(rows["change"], -strength * (0.08 * rows["place"] + dips), atol=1e-9)
+    assert rows["tasks"].tolist() == [3, 2, 2, 2, 2, 1, 1, 1, 1]  # the last task has no later stage
+    probe = points[(points["role"] == "probe") & (points["number"] == 2)]
+    assert probe["place"].max() == 3
+    # The probe's changes have the seed's chance in them: their interval is scipy's.
+    scores = study.scores[(study.scores["task"] == PROBE) & (study.scores["arm"] == "full")]
+    scores = scores[scores["overrides"].str.contains("rank=16 ")]
+    ends = scores.groupby("trial")["value"].last() - scores.groupby("trial")["value"].first()
+    low, high = stats.t.interval(0.95, 2, loc=ends.mean(), scale=stats.sem(ends))
+    assert_allclose(probe[["change", "low", "high"]].iloc[-1], [ends.mean(), low, high])
+
+
+def test_stability_gaps_by_hand(study: StudyRecord) -> None:
+    frame = with_stability_gaps(study, configurations(study))
+    # A quarter into a stage 0.02 s are gone besides the dip; at its end 0.08 s are.
+    strengths = np.array([0.2 + 0.25, 0.4 + 0.25, 0.6 + 0.25, 0.2 + 0.05, 0.4 + 0.05, 0.6 + 0.05])
+    assert_allclose(frame["stability_gap"], strengths * (0.1 + 0.02 - 0.08))
+    only_ends = study.scores[(study.scores["step"] == 40) | (study.scores["stage"] == 0)]
+    without = StudyRecord(study.name, study.folder, only_ends, study.trials, study.columns)
+    assert with_stability_gaps(without, configurations(without))["stability_gap"].isna().all()
+    assert curve_points(without, configurations(without)).empty
+
+
+def test_curves_are_means_step_by_step(study: StudyRecord) -> None:
+    points = curve_points(study, configurations(study))
+    assert sorted(points["steps"].unique()) == [0, *range(10, 121, 10)]
+    assert sorted(points.loc[points["ends"], "steps"].unique()) == [0, 40, 80, 120]
+    one = study.scores[(study.scores["arm"] == "full") & (study.scores["task"] == TASKS[0])]
+    one = one[one["overrides"].str.contains("rank=4 ") & (one["stage"] == 2) & (one["step"] == 10)]
+    found = points[(points["number"] == 1) & (points["task"] == TASKS[0]) & (points["steps"] == 50)]
+    assert_allclose(found["value"], one["value"].mean())
+
+
+def test_trials_of_another_order_have_a_panel_of_their_own(study: StudyRecord) -> None:
+    orders = [" ".join(TASKS) if seed else " ".join(reversed(TASKS)) for seed in study.trials["seed"]]
+    several = StudyRecord(
+        study.name, study.folder, study.scores, study.trials.assign(order=orders), study.columns
+    )
+    frame = configurations(several)
+    found = panels(several, frame)
+    assert len(frame) == 6
+    assert found["panel"].nunique() == 12
+    assert found["title"].iloc[0] == f"1  full · rank=4{RATE} · laws → letters → plays"
+    assert panels(study, frame)["title"].iloc[0] == f"1  full · rank=4{RATE}"
+
+
+# Between the base and the trained model
+
+
+def test_paths_by_hand(study: StudyRecord) -> None:
+    """A variant has √α of each task's change, and α² of the probe's."""
+    frame = configurations(study)
+    points = path_points(study, frame)
+    assert points["number"].unique().tolist() == [4, 5, 6]  # lora's
+    rows = points[points["number"] == 5].set_index("value")
+    trained = rows.loc[NAN]
+    assert_allclose(rows.loc[[0.25, 0.5, 0.75], "gain"], trained["gain"] * np.sqrt([0.25, 0.5, 0.75]))
+    assert_allclose(rows.loc[[0.25, 0.5, 0.75], "loss"], trained["loss"] * np.square([0.25, 0.5, 0.75]))
+    assert_allclose(trained["loss"], frame["forgotten_base"].iloc[4])
+
+
+# Which parameter matters
+
+
+def test_explained_share_is_the_adjusted_r_squared_of_a_regression() -> None:
+    draw = np.random.default_rng(0)
+    groups = draw.integers(0, 4, 60)
+    values = 0.5 * groups + draw.normal(0, 1, 60)
+    dummies = OneHotEncoder(drop="first", sparse_output=False).fit_transform(groups[:, None])
+    r2 = LinearRegression().fit(dummies, values).score(dummies, values)
+    assert_allclose(explained_share(values, groups), 1 - (1 - r2) * 59 / (60 - 4))
+
+
+def test_what_has_no_effect_explains_nothing_on_average() -> None:
+    draw = np.random.default_rng(1)
+    raw = []
+    for _ in range(400):
+        values, groups = draw.normal(0, 1, 24), np.repeat(np.arange(6), 4)
+        raw.append(explained_share(values, groups))
+    # Below zero is cut off: of an unbiased share half the studies have none.
+    assert np.mean(np.equal(raw, 0)) > 0.5
+    assert np.mean(raw) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        ([1.0, 2.0], ["a", "b"]),  # every group has one value
+        ([1.0, 2.0], ["a", "a"]),  # there is one group
+        ([1.0, 1.0, 1.0], ["a", "a", "b"]),  # all values are the same
+        ([], []),
+    ],
+)
+def test_no_share_where_groups_or_values_do_not_tell(values: list[float], groups: list[str]) -> None:
+    assert math.isnan(explained_share(values, groups))
+
+
+def test_importance_of_a_grid(tmp_path: Path) -> None:
+    study = simulated(tmp_path / "study", ranks=(4, 16, 64), rates=(1e-4, 1e-3), seeds=4)
+    shares = importance(study).query("measure == 'forgotten'").set_index("parameter")["share"]
+    # forgotten is 0.12 times the strength, which the grid's parameters add up to.
+    ranks, arms, rates = 0.1 * np.log2([4, 16, 64]), np.array([0.2, 0.0]), np.array([0.0, 0.05])
+    total = ranks.var() + arms.var() + rates.var()
+    assert shares["method.lora.rank"] == pytest.approx(ranks.var() / total, abs=0.03)
+    assert shares["arm"] == pytest.approx(arms.var() / total, abs=0.03)
+    assert shares["optimizer.learning_rate"] < 0.03
+    assert shares["seed"] == 0
+    assert "order of tasks" not in shares
+
+
+# What to be careful of
+
+
+def test_a_loss_that_falls_to_the_end_is_seen() -> None:
+    draw = np.random.default_rng(0)
+    noise = draw.normal(0, 0.05, 40)
+    assert still_falls(3 - 0.02 * np.arange(40) + noise)
+    assert not still_falls(3 + 2 * np.exp(-np.arange(40.0)) + noise)
+    assert not still_falls(3 + 0.02 * np.arange(40) + noise)
+    assert not still_falls(3 - 0.0001 * np.arange(40))  # by less than a percent
+    assert not still_falls([3.0, 2.0, 1.0])
+    assert not still_falls([NAN] * 40)
+    flat = [still_falls(3 + draw.normal(0, 0.1, 40)) for _ in range(400)]
+    assert sum(flat) <= stats.binom.ppf(0.999, 400, 0.05)
+
+
+def test_flags_of_a_study(study: StudyRecord) -> None:
+    found = {flag.mark: flag for flag in flags(study, configurations(study))}
+    assert found.keys() == {"still learning", "edge of sweep"}
+    assert found["still learning"].numbers == [4, 5, 6]  # lora's losses fall to the end
+    assert found["edge of sweep"].numbers == [3, 6]
+    assert (
+        "method.lora.rank=64 is the best there, and the largest that was tried" in found["edge of sweep"].text
+    )
+    two = study.trials[study.trials["seed"] < 2]
+    fewer = StudyRecord(study.name, study.folder, study.scores, two, study.columns)
+    assert next(iter(flags(fewer, configurations(fewer)))).numbers == [1, 2, 3, 4, 5, 6]
+    # A log that a full disk cut off says nothing.
+    for run in study.folder.iterdir():
+        (run / "metrics.jsonl").write_text(json.dumps({"stage": 1})[:-3], encoding="utf-8")
+    assert {flag.mark for flag in flags(study, configurations(study))} == {"edge of sweep"}
+
+
+# One against another
+
+
+def test_tasks_are_compared_by_their_last_scores(study: StudyRecord) -> None:
+    table = paired(study)
+    rows = table[(table["measure"] == END + TASKS[0]) & (table["configuration"] == f"full · rank=4{RATE}")]
+    row = rows[rows["other"] == f"lora · rank=64{RATE}"].iloc[0]
+    last = study.scores[(study.scores["task"] == TASKS[0])].groupby("trial")["value"].last()
+    names = study.trials.set_index("trial")["configuration"]
+    one, other = (
+        last[names[names.str.startswith(name)].index].to_numpy()
+        for name in ("full method.lora.rank=4 ", "lora method.lora.rank=64 ")
+    )
+    expected = stats.ttest_rel(one, other)
+    assert_allclose([row["difference"], row["p"]], [np.mean(one - other), expected.pvalue])
+
+
+def test_a_choice_of_pairs_is_corrected_for_all(study: StudyRecord) -> None:
+    frame = configurations(study)
+    few = paired(study, list(frame["label"][:3])).set_index(["measure", "configuration", "other"])
+    whole = paired(study).set_index(["measure", "configuration", "other"]).loc[few.index]
+    assert len(few) == 3 * (3 + len(TASKS) + 1)
+    assert_allclose(few["p"], whole["p"])
+    assert (few["p_corrected"] >= whole["p_corrected"] - 1e-12).all()
+    assert_allclose(holm([0.001, 0.01], tests=10), [0.01, 0.09])
+
+
+# Colours and costs
+
+
+def test_a_configuration_has_one_colour_in_all_pictures(study: StudyRecord) -> None:
+    frame = grouped(described(configurations(study)))
+    assert is_few(frame)
+    whole, part = (colour(frame, rows).to_dict() for rows in (frame, frame[2:4]))
+    assert whole["scale"] == part["scale"] == {"domain": list(frame["name"]), "range": list(PALETTE[:6])}
+    assert part["legend"]["values"] == [f"3  full · rank=64{RATE}", f"4  lora · rank=4{RATE}"]
+
+
+def test_only_costs_that_differ_are_drawn(study: StudyRecord) -> None:
+    frame = grouped(described(configurations(study)))
+    titles = axis_titles(study.columns)
+    assert len(cost_charts(frame, "forgotten", titles)) == 8
+    same = frame.assign(kept_bytes=0.0, peak_memory_bytes=NAN)
+    drawn = cost_charts(same, "forgotten", titles)
+    axes = [chart.to_dict()["layer"][1]["encoding"]["x"]["title"] for chart in drawn]
+    assert axes == ["seconds of a trial", "trainable parameters"] * 2
+    values = pd.DataFrame(next(iter(drawn[0].to_dict()["datasets"].values())))
+    assert_allclose(values["cost"], frame["seconds"])
