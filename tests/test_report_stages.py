@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import OneHotEncoder
 
+from myosotis.errors import ConfigurationError
 from myosotis.forgetting import stability_gap
 from myosotis.ledger import StudyRecord
-from myosotis.report import configurations
+from myosotis.report import configurations, write_report
 from myosotis.report.colours import colour, grouped, is_few
 from myosotis.report.cost import cost_charts
 from myosotis.report.curves import curve_points
 from myosotis.report.flags import flags, still_falls
 from myosotis.report.importance import explained_share, importance
+from myosotis.report.joined import joined_record
 from myosotis.report.pairs import END, holm, paired
 from myosotis.report.panels import panels
 from myosotis.report.paths import path_points
@@ -256,3 +259,45 @@ def test_only_costs_that_differ_are_drawn(study: StudyRecord) -> None:
     assert axes == ["seconds of a trial", "trainable parameters"] * 2
     values = pd.DataFrame(next(iter(drawn[0].to_dict()["datasets"].values())))
     assert_allclose(values["cost"], frame["seconds"])
+
+
+# Several studies
+
+
+def test_studies_side_by_side(tmp_path: Path) -> None:
+    first = simulated(tmp_path / "first", arms=("lora",), ranks=(4, 16), rates=(1e-3,))
+    second = simulated(tmp_path / "second", arms=("lora",), ranks=(16, 64), rates=(1e-3,))
+    both = joined_record([first, second], tmp_path / "both")
+    frame = configurations(both)
+    ranks = [
+        (arm, swept["method.lora.rank"]) for arm, swept in zip(frame["arm"], frame["swept"], strict=True)
+    ]
+    assert ranks == [("first · lora", 4), ("first · lora", 16), ("second · lora", 16), ("second · lora", 64)]
+    alone = pd.concat([configurations(first), configurations(second)])
+    assert_allclose(frame["learned"], alone["learned"])
+    assert_allclose(frame["forgotten_high"], alone["forgotten_high"])
+    # Both draw the same chance in the order of their trials: rank 4 of one has that of rank 16 of the other.
+    table = paired(both)
+    row = table[
+        table["configuration"].str.startswith("first · lora · rank=4 ") & (table["measure"] == "learned")
+    ]
+    row = row[row["other"].str.startswith("second · lora · rank=16 ")].iloc[0]
+    assert_allclose([row["difference"], row["low"], row["high"], row["n"]], [-0.2, -0.2, -0.2, 3], atol=1e-12)
+    text = write_report(both).read_text(encoding="utf-8")
+    assert "first and second" in text
+    assert (tmp_path / "both" / "report" / "retention.svg").is_file()
+    assert [flag.mark for flag in flags(both, frame)] == [
+        "still learning"
+    ]  # the logs are found where they are
+
+
+def test_studies_that_do_not_compare_are_refused(tmp_path: Path) -> None:
+    study = simulated(tmp_path / "a", arms=("lora",), ranks=(4,), rates=(1e-3,))
+    with pytest.raises(ConfigurationError, match="must differ in their names, but got a, a"):
+        joined_record([study, study], tmp_path / "both")
+    other = replace(study, name="b", columns=study.columns.assign(metric="f1"))
+    with pytest.raises(ConfigurationError, match="alike, but got accuracy, f1"):
+        joined_record([study, other], tmp_path / "both")
+    other = replace(study, name="b", columns=study.columns.assign(task=["p", "q", "r", "s"]))
+    with pytest.raises(ConfigurationError, match="must share a task or probe, but a, b share none"):
+        joined_record([study, other], tmp_path / "both")

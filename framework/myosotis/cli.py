@@ -216,12 +216,25 @@ def status(study: StudyName, studies: StudiesFolder = Path("studies")) -> None:
 
 
 @app.command()
-def report(study: StudyName, studies: StudiesFolder = Path("studies")) -> None:
-    """Write a study's report anew, and print its table and where it is."""
+def report(
+    studies_named: Annotated[list[str], typer.Argument(metavar="STUDY...", autocompletion=_studies_there)],
+    studies: StudiesFolder = Path("studies"),
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A folder for the report of several studies.")
+    ] = None,
+) -> None:
+    """Write a study's report anew, or one of several studies side by side; print its table and where it is."""
     from myosotis.ledger import find_study, read_study
     from myosotis.report import write_report
+    from myosotis.report.joined import joined_record
 
-    record = read_study(find_study(study, studies))
+    records = [read_study(find_study(each, studies)) for each in studies_named]
+    if len(records) == 1:
+        if to is not None:
+            raise ConfigurationError("--to is for several studies; a study's report stands in its own folder")
+        [record] = records
+    else:
+        record = joined_record(records, to or studies / "+".join(each.name for each in records))
     write_report(record)
     _show(record)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -256,6 +257,18 @@ def test_report_is_written_anew(call, study: StudyRecord) -> None:  # type: igno
     assert page.read_text(encoding="utf-8").startswith("<!")
     assert "report.html" in out
     assert "plain" in out
+
+
+def test_a_report_compares_studies(call, study: StudyRecord, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    other = tmp_path / "other"
+    shutil.copytree(study.folder, other)
+    code, out, err = call("report", str(study.folder), str(other), "--to", str(tmp_path / "both"))
+    assert (code, err) == (0, "")
+    assert f"{study.name} · plain" in out
+    assert "other · plain" in (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    code, _, err = call("report", str(study.folder), "--to", str(tmp_path / "both"))
+    assert code == 2
+    assert "--to is for several studies" in err
 
 
 # clean
