@@ -39,6 +39,7 @@ from myosotis.ledger import (
     status,
     write_study,
 )
+from myosotis.live import progress_of
 from myosotis.locks import StudyLock
 from myosotis.options import Options
 from myosotis.plugins import Registry, load_registry
@@ -310,7 +311,7 @@ class TrialTask:
     def begin(self, layout: Layout) -> None:
         """Take what is about to run."""
         self.study, self.left = layout.folder.name, layout.left
-        self.progress = PlainLines(layout.course())
+        self.progress = progress_of(layout.course())
 
     @contextlib.contextmanager
     def warm(self, options: Options | None) -> Iterator[None]:
