@@ -154,10 +154,7 @@ def _fail_unresolved(job: Job, error: BaseException, control: Control) -> None:
 
 
 def _run_of(job: Job, config: TrialConfig, workspace: Workspace, control: Control) -> TrialRun:
-    def progress(done: int, total: int) -> None:
-        control.tell(Event(job.id, "step", done, total))
-
-    return TrialRun(config, job.folder, job.study, job.name, workspace, progress)
+    return TrialRun(config, job.folder, job.study, job.name, workspace, control.tell)
 
 
 def _width_bytes(prefix: Blocks) -> int:

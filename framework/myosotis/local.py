@@ -120,10 +120,11 @@ class Queue:
         job = next(job for job in unit.jobs if job.id == event.trial)
         if event.kind == "locked":
             self.locked.append(job)
+            self.progress.take(event)
             return
         if event.kind == "failed" and event.passing and unit.attempts <= self.retries:
             self.progress.note(f"{job.name}: {event.error}; it is begun again")
-            self.waiting.append(Unit([job], unit.threads, unit.attempts))
+            self._put_back(Unit([job], unit.threads, unit.attempts))
             return
         if event.kind in {"finished", "failed"}:
             self.ended.add(job.id)
@@ -147,14 +148,21 @@ class Queue:
             return
         if passing and unit.attempts <= self.retries:
             self.progress.note(f"{reason}; {_counted(len(left))} begun again from the last checkpoint")
-            self.waiting.append(Unit(left, unit.threads, unit.attempts))
+            self._put_back(Unit(left, unit.threads, unit.attempts))
             return
         if len(left) > 1:
             # One of them may be what ends the process; the others must not share its fate.
-            self.waiting.extend(Unit([job], unit.threads, unit.attempts - 1) for job in left)
+            for job in left:
+                self._put_back(Unit([job], unit.threads, unit.attempts - 1))
             return
         write_text(left[0].folder / "error.txt", f"{reason}\n")
         self.take(unit, Event(left[0].id, "failed", error=reason))
+
+    def _put_back(self, unit: Unit) -> None:
+        """Let trials wait that are to be begun again."""
+        self.waiting.append(unit)
+        for job in unit.jobs:
+            self.progress.take(Event(job.id, "waits"))
 
     def _fail(self, job: Job, error: str) -> None:
         self.failed[job.id] = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,3 +78,18 @@ def headline(config: TrialConfig, scores: Sequence[Score]) -> dict[str, Any]:
         "forgotten_base": forgetting.forgotten_base(oriented, last, metrics),
         "metric": trained.pop() if len(trained) == 1 else None,
     }
+
+
+def headline_so_far(config: TrialConfig, scores: Sequence[Score]) -> dict[str, float]:
+    """Compute the headline as if the trial ended with its latest evaluation; nothing of the base's row alone.
+
+    Tasks that are still to be trained are left out: they are no probes.
+    """
+    at = max((each.stage for each in scores), default=0)
+    if at == 0:
+        return {}
+    later = {task for stage in config.stages[at:] for task in stage.tasks}
+    later -= {task for stage in config.stages[:at] for task in stage.tasks}
+    tasks = {name: task for name, task in config.tasks.items() if name not in later}
+    found = headline(replace(config, tasks=tasks, stages=config.stages[:at]), scores)
+    return {name: found[name] for name in ("learned", "forgotten", "forgotten_base")}

@@ -1,86 +1,96 @@
-"""One line a trial, with the time left, from the first second."""
+"""Showing how far a study has come; here, by a line a trial."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Mapping
-from typing import TextIO
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TextIO, final
 
+from myosotis.course import Course
 from myosotis.events import Event
 
 
-class Progress:
-    """Prints how far a study has come: a line that rewrites itself on a terminal, plain lines elsewhere.
+class Progress(ABC):
+    """Shows how far a study has come."""
+
+    @abstractmethod
+    def shown(self) -> AbstractContextManager[None]:
+        """Show it until the context ends."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Say something about the study as a whole."""
+
+    @abstractmethod
+    def take(self, event: Event) -> None:
+        """Follow what befalls a trial."""
+
+
+@final
+class PlainLines(Progress):
+    """Prints a line as each trial begins and ends, with the time left: what a pipe or a file can hold.
 
     Args:
-        names: what the trials that are to run are called, by their ids.
+        course: the study's.
         stream: where to print.
     """
 
-    def __init__(self, names: Mapping[str, str], stream: TextIO | None = None) -> None:
-        self.names = names
-        self.stream = stream or sys.stderr
-        self.numbers = {trial: number for number, trial in enumerate(names, 1)}
-        self.running: dict[str, float] = {}
-        self.begun: dict[str, float] = {}
-        self.ended = 0
-        self.started = time.monotonic()
+    def __init__(self, course: Course, stream: TextIO | None = None) -> None:
+        self.course = course
+        self.stream = stream
 
-    def study(self, name: str, total: int, finished: int) -> None:
+    @contextmanager
+    def shown(self) -> Iterator[None]:
         """Say which study runs, and how much of it is done already."""
-        self._line(f"study {name}: {total} trials, {finished} finished, {total - finished} to run")
+        total, left = len(self.course.trials), len(self.course.numbers)
+        self.note(f"study {self.course.study}: {total} trials, {total - left} finished, {left} to run")
+        yield
 
     def note(self, text: str) -> None:
-        """Say something about the study as a whole."""
-        self._line(text)
+        """Print a line."""
+        stream = self.stream or sys.stderr
+        if stream is not None:  # it was closed before this process began
+            with suppress(OSError, ValueError):  # nobody may be listening
+                print(text, file=stream, flush=True)
 
     def take(self, event: Event) -> None:
-        """Follow what befalls a trial."""
+        """Print what is worth a line."""
+        self.course.take(event)
         if event.kind == "begins":
-            self.begun.setdefault(event.trial, time.monotonic())
-            self.running[event.trial] = 0.0
-            self._line(f"{self._where(event.trial)}: begins, {self._left()}", rewritten=True)
-        elif event.kind == "step":
-            self.running[event.trial] = event.done / max(1, event.total)
-            if self.stream.isatty():
-                self._line(self._running(event), rewritten=True)
-        else:
-            self.running.pop(event.trial, None)
-            self.ended += event.kind != "stopped"
-            self._line(f"{self._where(event.trial)}: {self._end(event)}")
+            self.note(f"{where(self.course, event.trial)}: begins, {left(self.course)}")
+        elif event.kind in {"finished", "failed", "stopped"}:
+            self.note(ending(self.course, event))
 
-    def _running(self, event: Event) -> str:
-        if len(self.running) == 1:
-            return f"{self._where(event.trial)}: step {event.done}/{event.total}, {self._left()}"
-        done = sum(self.running.values()) / len(self.running)
-        return f"{len(self.running)} trials run, {done:.0%} of their steps done, {self._left()}"
 
-    def _end(self, event: Event) -> str:
-        if event.kind == "failed":
-            return f"failed, {event.error}"
-        if event.kind == "stopped":
-            return "stopped and saved"
-        if event.trial not in self.begun:
-            return f"done by another command, {self._left()}"
-        return f"done in {time.monotonic() - self.begun[event.trial]:.1f} s, {self._left()}"
+def ending(course: Course, event: Event) -> str:
+    """Say how a trial has ended."""
+    begun = course.trials[event.trial].begun
+    if event.kind == "failed":
+        how = f"failed, {event.error}"
+    elif event.kind == "stopped":
+        how = "stopped and saved"
+    elif begun is None:
+        how = f"done by another command, {left(course)}"
+    else:
+        how = f"done in {time.monotonic() - begun:.1f} s, {left(course)}"
+    return f"{where(course, event.trial)}: {how}"
 
-    def _where(self, trial: str) -> str:
-        return f"[{self.numbers[trial]}/{len(self.names)}] {self.names[trial]}"
 
-    def _left(self) -> str:
-        done = self.ended + sum(self.running.values())
-        if done <= 0:
-            return "time left not known yet"
-        if self.ended == len(self.names):
-            return "none left"
-        seconds = (time.monotonic() - self.started) / done * (len(self.names) - done)
-        return f"about {duration(seconds)} left"
+def where(course: Course, trial: str) -> str:
+    """Name a trial, and say which it is of those that were to run."""
+    return f"[{course.numbers[trial]}/{len(course.numbers)}] {course.trials[trial].name}"
 
-    def _line(self, text: str, rewritten: bool = False) -> None:
-        terminal = self.stream.isatty()
-        start, end = ("\r\x1b[K", "" if rewritten else "\n") if terminal else ("", "\n")
-        print(f"{start}{text}", end=end, file=self.stream, flush=True)
+
+def left(course: Course) -> str:
+    """Say how long a study still takes."""
+    if course.over:
+        return "none left"
+    seconds = course.seconds_left()
+    return "time left not known yet" if math.isnan(seconds) else f"about {duration(seconds)} left"
 
 
 def duration(seconds: float) -> str:

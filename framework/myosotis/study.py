@@ -19,6 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from myosotis.config import Composer, composer, explained, is_name, plain
+from myosotis.course import Course, State, TrialCourse
 from myosotis.data_record import FILE, DataRecord, keep
 from myosotis.errors import (
     ConfigurationError,
@@ -38,11 +39,12 @@ from myosotis.ledger import (
     status,
     write_study,
 )
+from myosotis.live import progress_of
 from myosotis.locks import StudyLock
 from myosotis.options import Options
 from myosotis.plugins import Registry, load_registry
 from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, set_shared, whole_study
-from myosotis.progress import Progress
+from myosotis.progress import PlainLines, Progress
 from myosotis.resolve import Resolver, TrialConfig
 
 if TYPE_CHECKING:
@@ -189,8 +191,8 @@ def sweep(
     """
     layout = lay_out(arguments, params, master, loader, task)
     folder, left = layout.folder, layout.left
-    task.begin(folder.name, len(layout.planned), left)
-    with task.warm(getattr(launcher, "options", None)):
+    task.begin(layout)
+    with task.progress.shown(), task.warm(getattr(launcher, "options", None)):
         records = task.check(master.data_check)
         try:
             with StudyLock(folder):
@@ -210,6 +212,22 @@ class Layout:
     folder: Path
     planned: Sequence[PlannedTrial]
     left: Sequence[PlannedTrial]
+
+    def course(self) -> Course:
+        """Give the course of the study, at its beginning."""
+        left = {each.entry.id for each in self.left}
+
+        def state(each: PlannedTrial) -> State:
+            if each.entry.id in left:
+                return "waiting"
+            here = run_folder(self.folder, each.entry).parent == self.folder.resolve()
+            return "finished" if here else "reused"
+
+        trials = {
+            each.entry.id: TrialCourse(_name(each.entry), state(each), len(each.config.stages))
+            for each in self.planned
+        }
+        return Course(trials, self.folder.name)
 
 
 def lay_out(
@@ -287,14 +305,13 @@ class TrialTask:
         self.study = ""
         self.left: Sequence[PlannedTrial] = ()
         self.stackable: dict[str, bool] = {}
-        self.progress = Progress({})
+        self.progress: Progress = PlainLines(Course({}))
         self._warm: Launch | None = None
 
-    def begin(self, study: str, total: int, left: Sequence[PlannedTrial]) -> None:
-        """Say what is about to run."""
-        self.study, self.left = study, left
-        self.progress = Progress({each.entry.id: _name(each.entry) for each in left})
-        self.progress.study(study, total, total - len(left))
+    def begin(self, layout: Layout) -> None:
+        """Take what is about to run."""
+        self.study, self.left = layout.folder.name, layout.left
+        self.progress = progress_of(layout.course())
 
     @contextlib.contextmanager
     def warm(self, options: Options | None) -> Iterator[None]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
@@ -129,6 +130,7 @@ class WandbRun:
         # The client must not print into the progress lines.
         os.environ.setdefault("WANDB_SILENT", "true")
         self.folder = Path(save_dir)
+        self.group = group
         self.artifacts = artifacts
         self.run = self._begin(
             {
@@ -223,6 +225,12 @@ class WandbRun:
         """
         self.run.finish(exit_code=0 if status == "success" else 1)
 
+    def place(self) -> str:
+        """Say where the study's runs are: their group's page, or their folders."""
+        if self.run.offline:
+            return f"W&B, offline: {_short(self.folder.parent)}/*/wandb/offline-run-*"
+        return f"W&B: {self.run.project_url}/groups/{quote(self.group, safe='')}"
+
     def advice(self) -> str:
         """Say what to do about a run that broke off."""
         return f"; to upload what W&B has so far: wandb sync {_short(Path(self.run.dir).parent)}"
@@ -295,6 +303,10 @@ class Tracker:
         self._tell(
             lambda logger: logger.log_metrics({**values, "stage": stage, "step": step}, step=total_step)
         )
+
+    def place(self) -> str:
+        """Say where the logger shows the study; nothing where it does not say so."""
+        return self.logger.place() if isinstance(self.logger, WandbRun) else ""
 
     def finish(self, scores: Sequence[Score], summary: Mapping[str, Any]) -> None:
         """Log the score matrix and the headline, and close the logger."""

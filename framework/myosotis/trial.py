@@ -29,6 +29,7 @@ from myosotis.checkpoint import END, START, Checkpoint, CheckpointFolder, Costs,
 from myosotis.curriculum import MixtureSampler, tempered
 from myosotis.errors import StorageError
 from myosotis.evaluation import Runtime, choose_runtime, evaluating
+from myosotis.events import Event
 from myosotis.interfaces import (
     Component,
     Context,
@@ -43,7 +44,7 @@ from myosotis.interfaces import (
 from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
-from myosotis.outcome import columns, headline, kept_bytes, last_trained, resting_bytes
+from myosotis.outcome import columns, headline, headline_so_far, kept_bytes, last_trained, resting_bytes
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
@@ -56,9 +57,6 @@ if TYPE_CHECKING:
 
 DEFAULT_STEPS = 60
 """Optimizer steps a stage where the configuration gives no length."""
-
-Progress = Callable[[int, int], None]
-"""Called with the optimizer steps done in the trial, and those that it takes."""
 
 
 def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], outline: bool) -> Context:
@@ -98,7 +96,7 @@ class TrialRun:
         study: the study's name.
         name: what the trial is called.
         workspace: what trials share.
-        progress: told of the steps.
+        tell: told what befalls it.
     """
 
     def __init__(
@@ -108,14 +106,14 @@ class TrialRun:
         study: str,
         name: str,
         workspace: Workspace,
-        progress: Progress = lambda done, total: None,
+        tell: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.config = config
         self.folder = folder
         self.study = study
         self.name = name
         self.workspace = workspace
-        self.progress = progress
+        self.tell = tell
         self.runtime: Runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
         self.tracker = Tracker(folder, trial=config.id)
         self.checkpoints = CheckpointFolder(folder / "checkpoints", self.runtime.device)
@@ -158,6 +156,7 @@ class TrialRun:
         self.workspace.registry.hook.myosotis_trial_started(trial=self.config.id, folder=self.folder)
         run = {"study": self.study, "trial": self.config.id, "name": self.name, "folder": str(self.folder)}
         self.tracker.logger = open_logger(self.config.logger, run)
+        self.tell(Event(self.config.id, "opened", place=self.tracker.place()))
 
     def set_up(self, base: Model) -> None:
         """Take the base's row, and adapt."""
@@ -216,6 +215,7 @@ class TrialRun:
         self.scores = base + later
         write_scores(self.folder / "scores.jsonl", self.scores)
         self.tracker.start(self.config.resolved, at.stage, at.step)
+        self._tell_scores()
 
     # A stage
 
@@ -325,10 +325,10 @@ class TrialRun:
 
     def log(self, member: Member, values: Mapping[str, float]) -> None:
         """Write an entry of the training log."""
-        done = self.costs.steps + member.step
-        self.tracker.log(member.context.stage.index, member.step, done, values)
-        left = len(self.config.stages) - member.context.stage.index + 1
-        self.progress(done, self.costs.steps + member.context.steps * left)
+        done, stage = self.costs.steps + member.step, member.context.stage.index
+        self.tracker.log(stage, member.step, done, values)
+        total = self.costs.steps + member.context.steps * (len(self.config.stages) - stage + 1)
+        self.tell(Event(self.config.id, "step", done, total, stage, dict(values)))
 
     def held_out_loss(self, member: Member) -> float:
         """Give the mean loss on the rows that early stopping watches: of each of the stage's tasks, all alike."""
@@ -420,6 +420,10 @@ class TrialRun:
         # A trial that was killed between a stage's scores and its end has them already.
         self.scores = [each for each in self.scores if (each.stage, each.step) not in places] + list(scores)
         write_scores(self.folder / "scores.jsonl", self.scores)
+        self._tell_scores()
+
+    def _tell_scores(self) -> None:
+        self.tell(Event(self.config.id, "scored", values=headline_so_far(self.config, self.scores)))
 
     def end_stage(self, stage: Stage) -> None:
         """Tell that a stage is over and scored, and save."""

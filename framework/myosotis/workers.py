@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import send_handle
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from myosotis.fork_server import (
     LEAVING_SECONDS,
@@ -204,18 +204,33 @@ def _result(reply: Any) -> Any:
 
 
 def _start_server(descriptor: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
-    script = f"import sys; sys.path[:] = {sys.path!r}; from myosotis import fork_server; "
-    script += f"fork_server.serve({descriptor}, {list(modules)!r}, {os.getpid()})"
+    script = f"import sys; sys.path[:] = {sys.path!r}; sys.stdout.reconfigure(line_buffering=True); "
+    script += (
+        f"from myosotis import fork_server; fork_server.serve({descriptor}, {list(modules)!r}, {os.getpid()})"
+    )
     # CUDA's driver, once asked whether there is a GPU, is of no use in a forked process; NVML is.
     environment = {**dict.fromkeys(THREAD_COUNTS, "1"), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     with _interrupts_blocked():
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", script],
             stdin=subprocess.DEVNULL,
-            stdout=2,
+            # What it and the workers print must not run into what this process draws on a terminal.
+            stdout=subprocess.PIPE if os.isatty(2) else 2,
+            stderr=subprocess.STDOUT,
             pass_fds=[descriptor],
             env={**os.environ, **environment},
         )
+    if process.stdout is not None:
+        threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True).start()
+    return process
+
+
+def _pass_on(stream: IO[bytes]) -> None:
+    """Print what another process prints, line by line."""
+    with stream:
+        for line in stream:
+            with suppress(OSError, ValueError):
+                sys.stderr.write(line.decode(errors="replace"))
 
 
 @contextmanager

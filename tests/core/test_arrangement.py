@@ -9,13 +9,14 @@ import pytest
 
 from myosotis import launching
 from myosotis.arrangement import START_SECONDS, Arrangement, Measured, Memory, choose, seconds
+from myosotis.course import Course
 from myosotis.grouping import divided, shape
 from myosotis.launching import Launch
 from myosotis.ledger import TrialEntry
 from myosotis.measure import Cost
 from myosotis.options import Options
 from myosotis.plugins import load_registry
-from myosotis.progress import Progress
+from myosotis.progress import PlainLines
 from myosotis.resolve import Resolver
 from myosotis.study import PlannedTrial, _job
 from myosotis.workspace import Workspace
@@ -80,7 +81,7 @@ def launch(folder: Path, memory: Memory, **settings: Any) -> Launch:
         dict.fromkeys((each.id for each in configs), False),
         Resolver(registry),
         Workspace(folder, registry),
-        Progress({}),
+        PlainLines(Course({})),
         Options(),
         memory=memory,
         **settings,

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from myosotis.cohort import Job
+from myosotis.course import Course, TrialCourse
 from myosotis.errors import TrialsFailed
 from myosotis.ledger import read_study
 from myosotis.local import Queue, Stopping, Unit
-from myosotis.progress import Progress
+from myosotis.progress import PlainLines
 from myosotis.resolve import Resolver
 from tests.core.test_cohort import run
 
@@ -54,7 +55,7 @@ def queue(folder: Path, trials: str, retries: int) -> tuple[Queue, Unit]:
     for job in jobs:
         job.folder.mkdir()
     unit = Unit(jobs, 1)
-    progress = Progress({job.id: job.name for job in jobs})
+    progress = PlainLines(Course({job.id: TrialCourse(job.name) for job in jobs}))
     made = Queue([unit], progress, Stopping(), retries, fail_fast=False)
     assert made.next() is unit
     return made, unit

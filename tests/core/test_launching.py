@@ -9,11 +9,12 @@ import pytest
 
 from myosotis import study_check
 from myosotis.checkpoint import START
+from myosotis.course import Course
 from myosotis.errors import MyosotisError
 from myosotis.launching import Launch
 from myosotis.options import Options
 from myosotis.plugins import load_registry
-from myosotis.progress import Progress
+from myosotis.progress import PlainLines
 from myosotis.resolve import Resolver
 from myosotis.study_check import StudyCheck
 from myosotis.workers import ForkServer
@@ -43,7 +44,9 @@ def test_most_steps_are_the_steps_where_an_example_is_one_row_of_one_token(
     [config] = resolved(*lengths)
     registry = load_registry()
     workspace = Workspace(tmp_path, registry)
-    launch = Launch(tmp_path, [], [config], {}, Resolver(registry), workspace, Progress({}), Options())
+    launch = Launch(
+        tmp_path, [], [config], {}, Resolver(registry), workspace, PlainLines(Course({})), Options()
+    )
     assert launch._most_steps(config) == Workload(workspace)(config, START).steps
 
 

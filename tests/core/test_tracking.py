@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 
 from myosotis.errors import ConfigurationError, StorageError
 from myosotis.logs import trial_logs
-from myosotis.tracking import Tracker, check_logger, open_logger
+from myosotis.tracking import Tracker, WandbRun, check_logger, open_logger
 from tests.core.commands import ROOT
 from tests.core.test_processes import offline
 
@@ -407,3 +408,20 @@ def test_killed_process_leaves_what_wandb_had(tmp_path: Path) -> None:
     time.sleep(1)  # W&B's own process sees it and ends
     found = offline(tmp_path / "abc")
     assert [row["loss"] for row in found.history] == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("is_offline", "place"),
+    [
+        (False, "W&B: https://wandb.ai/somebody/here/groups/my%20study"),
+        (True, "W&B, offline: my study/*/wandb/offline-run-*"),
+    ],
+)
+def test_where_wandb_shows_a_study(
+    is_offline: bool, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SimpleNamespace(offline=is_offline, project_url="https://wandb.ai/somebody/here")
+    monkeypatch.setattr(WandbRun, "_begin", lambda self, settings: run)
+    logger = WandbRun("here", None, [], False, "my study", "abc", "a", str(tmp_path / "my study" / "abc"))
+    assert Tracker(tmp_path, logger).place() == place
+    assert Tracker(tmp_path).place() == ""
