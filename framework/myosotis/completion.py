@@ -24,7 +24,8 @@ def completions(words: Sequence[str], incomplete: str) -> list[str]:
     """Give what may stand in a word's place, after the words before it; nothing where those are mistaken."""
     *before, word = joined(words, incomplete)
     with suppress(MyosotisError), composer() as compose:
-        found = Completer(compose, [each for each in before if "=" in each or each[0] == "~"]).complete(word)
+        overrides = [each for each in before if "=" in each or each.startswith("~")]
+        found = Completer(compose, overrides).complete(word)
         return [each[len(word) - len(incomplete) :] for each in found]
     return []
 
@@ -37,10 +38,10 @@ def joined(words: Sequence[str], incomplete: str) -> list[str]:
             whole[-1] += each
         else:
             whole.append(each)
-    last = whole[-1] if whole else "-"
+    last = whole[-1] if whole else ""
     if last.endswith(WORD_BREAKS):
         return [*whole[:-1], last + incomplete]
-    if not incomplete and "=" not in last and last[0] not in "-~":
+    if last and not incomplete and "=" not in last and last[0] not in "-~":
         return [*whole[:-1], last + "="]  # typer takes a word that is = alone for an empty one
     return [*whole, incomplete]
 

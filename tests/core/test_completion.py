@@ -54,6 +54,7 @@ OVERRIDES = {
     "trainer.save=": ["trainer.save=false", "trainer.save=true"],
     "trainer.batch_size=": ["trainer.batch_size=8"],
     "trainer.max_steps=1": [],
+    "'' trainer.save=f": ["trainer.save=false"],
     # What is mistaken already is not completed.
     "nothing=3 trainer.sa": [],
     "method=[[ trainer.sa": [],
