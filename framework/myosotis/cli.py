@@ -70,8 +70,21 @@ def _explained_there(incomplete: str) -> list[str]:
     return sorted(name for name in explained_names(load_registry()) if name.startswith(incomplete))
 
 
+def _overrides_there(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete a group, a parameter or its value."""
+    from myosotis.completion import completions
+
+    return completions(context.params.get("overrides") or [], incomplete)
+
+
 StudiesFolder = Annotated[Path, typer.Option("--studies", help="The folder of studies.")]
 StudyName = Annotated[str, typer.Argument(autocompletion=_studies_there)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Such as trainer.max_steps=100, in Hydra's grammar.", autocompletion=_overrides_there
+    ),
+]
 
 
 class Format(StrEnum):
@@ -102,16 +115,16 @@ def options(
 
 
 @app.command(context_settings=PASS_THROUGH)
-def run(context: typer.Context) -> None:
+def run(overrides: Overrides = None) -> None:
     """Run a study: myosotis run method=[NAME] method.NAME.PARAMETER=4,8,16,32 seed=0,1.
 
     Takes Hydra's override grammar, and its flags --cfg job, --info, --hydra-help.
     Without overrides it runs the embedded quickstart.
     """
-    if any(each.split("=")[0] in HYDRA_FLAGS for each in context.args):
-        _hydra([each for each in context.args if each not in MULTIRUN_FLAGS])
+    if any(each.split("=")[0] in HYDRA_FLAGS for each in overrides or []):
+        _hydra([each for each in overrides or [] if each not in MULTIRUN_FLAGS])
         return
-    arguments = _overrides(context, "run")
+    arguments = _checked(overrides, "run")
     from myosotis.ahead import started_ahead
 
     with started_ahead(arguments) as server:
@@ -122,7 +135,7 @@ def run(context: typer.Context) -> None:
 
 @app.command(context_settings=PASS_THROUGH)
 def plan(
-    context: typer.Context,
+    overrides: Overrides = None,
     price_per_hour: Annotated[
         float | None, typer.Option("--price-per-hour", min=0, help="What an hour of this machine costs.")
     ] = None,
@@ -136,7 +149,7 @@ def plan(
     That is: which trials are done, each value and where it comes from, the cohorts, and the time, memory,
     tokens and disk of each, from a few steps of the largest trial of every shape.
     """
-    arguments = _overrides(context, "plan")
+    arguments = _checked(overrides, "plan")
     from myosotis.plan_text import plan_json, plan_text
     from myosotis.study import plan_study
 
@@ -144,9 +157,9 @@ def plan(
     typer.echo(plan_json(planned) if json else plan_text(planned))
 
 
-def _overrides(context: typer.Context, command: str) -> list[str]:
-    """Give a command's overrides, which are all that may be left of its arguments."""
-    arguments = [each for each in context.args if each not in MULTIRUN_FLAGS]
+def _checked(overrides: Sequence[str] | None, command: str) -> list[str]:
+    """Give a command's overrides, and refuse what it took for one that is an option."""
+    arguments = [each for each in overrides or [] if each not in MULTIRUN_FLAGS]
     flags = [each for each in arguments if each.startswith("-")]
     if flags:
         raise ConfigurationError(
@@ -569,7 +582,7 @@ def new(
 
 @data_app.command("show", context_settings=PASS_THROUGH)
 def show_data(
-    context: typer.Context,
+    overrides: Overrides = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many of each task.")] = 2,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
 ) -> None:
@@ -583,7 +596,7 @@ def show_data(
     from myosotis.data import TRAINED, lines, shown_rows
 
     console = Console(highlight=False)
-    for row in shown_rows(_overrides(context, "data show"), split, rows):
+    for row in shown_rows(_checked(overrides, "data show"), split, rows):
         console.print(Text(f"{row.task}, row {row.number}, {row.tokens} tokens", style="bold"))
         for what, text in lines(row):
             style = "green" if what == TRAINED else "dim"
@@ -592,7 +605,7 @@ def show_data(
 
 @data_app.command("check", context_settings=PASS_THROUGH)
 def check_data(
-    context: typer.Context,
+    overrides: Overrides = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw the rows' lengths into this .svg or .png.")
     ] = None,
@@ -609,7 +622,7 @@ def check_data(
     from myosotis.report.data import HEADER, cells
     from myosotis.study_data import refuse
 
-    found = checked(_overrides(context, "data check"))
+    found = checked(_checked(overrides, "data check"))
     table = Table(*HEADER, box=box.SIMPLE_HEAD, pad_edge=False)
     for split in found.splits:
         table.add_row(*cells(split))

@@ -387,16 +387,16 @@ def check_literals(path: str, node: Mapping[str, Any], cls: type) -> None:
     Raises:
         ConfigurationError: names the key, the values that it may have, and the one received.
     """
-    literals = _literals(cls)
     for name, value in node.items():
-        allowed = literals.get(name)
+        allowed = literals(cls).get(name)
         if allowed and value not in allowed:
             near = unknown_name("value", str(value), [str(each) for each in allowed])
             raise ConfigurationError(f"{path}.{name}: {near}")
 
 
 @functools.cache
-def _literals(cls: type) -> Mapping[str, tuple[Any, ...]]:
+def literals(cls: type) -> Mapping[str, tuple[Any, ...]]:
+    """Give the values that each parameter of a `Literal` may have, and nothing for the others."""
     hints = typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
     return {name: _literal_values(hint) for name, hint in hints.items()}
 
