@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +37,8 @@ from myosotis.testing.tiny import TinyModel, make_task, tiny_tasks
 
 FEW: Mapping[Split, int] = {"train": 96, "validation": 16, "test": 16}
 """Rows of a dataset that other plugins are checked with."""
+FEWEST = 4
+"""Fewer examples are no ground: short rows may not fill the blocks of an objective."""
 
 V = TypeVar("V")
 
@@ -103,11 +105,19 @@ class Grounds:
         }
         smallest = min((size, each) for each, size in sizes.items() if size is not None)[1]
         factory = cast(ModelFactory, make(self.registry.find("model", smallest)))
+        if not dataset.split("train") or len(_encoded(dataset, objective, factory)) < FEWEST:
+            raise ConfigurationError(f"{name} must have rows to train on, and enough of them to be scored on")
         return Ground(make_task(name, dataset, objective, metrics), smallest, factory)
+
+
+def _encoded(dataset: TaskDataset, objective: Objective, factory: ModelFactory) -> Sequence[Example]:
+    return objective.encode(dataset.split("test") or [], factory.load([objective]))
 
 
 def _parameters(origin: PluginOrigin, objective: Objective) -> int:
     outline = cast(ModelFactory, make(origin)).outline([objective])
+    if outline.text_only:
+        raise ConfigurationError("a hosted model has no parameters, and nothing of it trains")
     return sum(each.numel() for each in outline.module.parameters())
 
 
@@ -217,7 +227,10 @@ class OfModel(ModelFactoryTestSuite):
         refusal = "there is no installed dataset that it could be scored on"
         for ground in grounds:
             try:
-                self.make().load([ground.task.objective])
+                if self.make().load([ground.task.objective]).text_only:
+                    raise ConfigurationError(
+                        "it gives texts alone, and only its author can say what it is asked"
+                    )
             except ConfigurationError as error:
                 refusal = str(error)
                 continue

@@ -1,4 +1,4 @@
-"""The conformance suite of the model on the architecture of `nano`: for its tests, and for `myosotis plugins check`."""
+"""The model's conformance suite on the architecture of `nano`: for its tests and for `myosotis plugins check`."""
 
 from __future__ import annotations
 
