@@ -87,8 +87,6 @@ class TestHeads(ObjectiveTestSuite):
 
 
 class TestMLP(ModelFactoryTestSuite):
-    reads_outside = False
-
     def make(self) -> Any:
         return digits.MLP(width=8, seed=3)
 

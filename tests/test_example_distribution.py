@@ -96,18 +96,23 @@ def test_it_is_swept_beside_a_built_in(installed: Path, tmp_path: Path) -> None:
     assert len(learned) == 2, "the decay changes what is learned"
 
 
-@pytest.mark.parametrize("name", ["myosotis-layerwise", "myosotis-reference-manual", "myosotis-from-scratch"])
-def test_its_own_tests_pass(name: str, tmp_path: Path) -> None:
-    installed = tmp_path / "installed"
-    install(EXAMPLE.with_name(name), installed)
-    run(
-        installed,
-        tmp_path,
-        "pytest",
-        str(EXAMPLE.with_name(name) / "tests"),
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-    )
+@pytest.fixture(
+    scope="module", params=["myosotis-layerwise", "myosotis-reference-manual", "myosotis-from-scratch"]
+)
+def each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Each of the distributions, and the folder that it alone is installed in."""
+    folder = tmp_path_factory.mktemp("each")
+    install(EXAMPLE.with_name(request.param), folder)
+    return request.param, folder
+
+
+def test_its_own_tests_pass(each: tuple[str, Path], tmp_path: Path) -> None:
+    name, folder = each
+    tests = str(EXAMPLE.with_name(name) / "tests")
+    run(folder, tmp_path, "pytest", tests, "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path))
+
+
+def test_it_is_checked_as_it_is_installed(each: tuple[str, Path], tmp_path: Path) -> None:
+    name, folder = each
+    printed = run(folder, tmp_path, "myosotis", "plugins", "check", name)
+    assert printed.endswith("\n1 ok, 0 failed, 0 not checked\n")

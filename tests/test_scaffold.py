@@ -45,6 +45,9 @@ def test_a_new_distribution_installs_is_found_and_passes_its_own_tests(kind: str
     assert "myosotis-my-own 0.1.0" in line
     run(made, "ruff", "check", "--isolated", ".")
     assert " passed" in run(made, "pytest", "-q", "-p", "no:cacheprovider", path=installed)
+    checked = run(tmp_path, "myosotis", "plugins", "check", "myosotis-my-own", path=installed)
+    there = kind != "model"  # the weights of the model's default are on the Hub
+    assert checked.endswith(f"\n{int(there)} ok, 0 failed, {int(not there)} not checked\n")
 
 
 def test_a_new_project_runs_as_it_is(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ class ToyModel(ModelFactory):
         width: hidden units.
     """
 
+    reads_outside = False
+
     def __init__(self, width: int = 16) -> None:
         if width < 1:
             raise ConfigurationError(f"width must be at least 1, but got {width}")
@@ -74,6 +76,8 @@ class Points(TaskDataset):
         broken: a row whose point is infinite.
         held_out: whether there is a validation split.
     """
+
+    reads_outside = False
 
     def __init__(
         self, angle: float = 0.0, rows: int = 64, broken: bool = False, held_out: bool = False

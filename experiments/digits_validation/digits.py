@@ -212,6 +212,8 @@ class MLP(ModelFactory):
         seed: decides the weights.
     """
 
+    reads_outside = False
+
     def __init__(self, width: int = 100, seed: int = 0) -> None:
         if width < 1:
             raise ConfigurationError(f"width must be at least 1, but got {width}")

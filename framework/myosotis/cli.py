@@ -17,6 +17,7 @@ from myosotis.errors import ConfigurationError, MyosotisError
 if TYPE_CHECKING:
     from myosotis.cleaning import Leftover
     from myosotis.ledger import StudyRecord
+    from myosotis.testing.checking import Checked
 
 HYDRA_FLAGS = (
     "--cfg",
@@ -542,8 +543,53 @@ def show(name: Annotated[str, typer.Argument(autocompletion=_plugins_there)]) ->
     registry = load_registry()
     found = [each for each in registry if each.name == name]
     if not found:
-        raise ConfigurationError(unknown_name("plugin", name, {each.name for each in registry}))
+        known = {each.name for each in registry}
+        raise ConfigurationError(unknown_name("plugin", name, known) + registry.hints)
     typer.echo("\n\n".join(describe(each) for each in found))
+
+
+@plugins_app.command("check")
+def check_plugins(
+    package: Annotated[
+        str | None,
+        typer.Argument(
+            help="A distribution, a module, or a plugin; all that is installed where not given.",
+            autocompletion=_plugins_there,
+        ),
+    ] = None,
+) -> None:
+    """Run the conformance suites on what is installed, and say what fails. Exits with 1 where something does.
+
+    A plugin is made of its defaults and checked with others that work as they are; nothing is downloaded. What
+    only its author can say, such as make_neutral, is left to a suite of its own.
+    """
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # before anything reads them
+    from myosotis.plugins import load_registry
+    from myosotis.testing.checking import check, choose
+
+    registry = load_registry()
+    chosen = choose(registry, package)
+    counts = {"ok": 0, "failed": len(chosen.broken), "not checked": 0}
+    for module in chosen.broken:
+        typer.echo(f"{'failed':>11}  {module}")
+    for each in check(registry, chosen):
+        state, text = _told(each)
+        counts[state] += 1
+        typer.echo(f"{state:>11}  {each.origin.kind} {each.origin.name}: {text}")
+        for failure in each.failures:
+            typer.echo(f"{'':13}{failure.rule}\n{'':15}{failure.found}")
+    typer.echo(", ".join(f"{count} {state}" for state, count in counts.items()))
+    if counts["failed"]:
+        sys.exit(1)
+
+
+def _told(checked: Checked) -> tuple[str, str]:
+    """Say how a plugin's check ended, and what there is to say of it."""
+    if checked.obstacle:
+        return "not checked", checked.obstacle
+    if checked.failures:
+        return "failed", f"{len(checked.failures)} of {checked.checks} checks on {checked.ground}"
+    return "ok", f"{checked.checks} checks on {checked.ground}"
 
 
 class NewKind(StrEnum):

@@ -184,9 +184,14 @@ def _wandb() -> Iterator[Diagnosis]:
 
 
 def _plugins() -> Iterator[Diagnosis]:
+    from myosotis.errors import PluginError
     from myosotis.plugins import load_registry
 
-    registry = load_registry()
+    try:
+        registry = load_registry()
+    except PluginError as error:
+        yield Diagnosis("plugins", "problem", str(error), "mend it, or uninstall its package")
+        return
     packages = sorted({each.distribution for each in registry})
     yield Diagnosis("plugins", "ok", f"{len(list(registry))} of {', '.join(packages)}")
     for broken in registry.broken:

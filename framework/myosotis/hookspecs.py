@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
     from myosotis.interfaces import Method, Metric, ModelFactory, Objective, TaskDataset
     from myosotis.ledger import Score
+    from myosotis.testing.plugin import PluginTestSuite
 
 hookspec = HookspecMarker("myosotis")
 
@@ -59,6 +60,14 @@ def myosotis_metrics() -> Mapping[str, type[Metric]]:  # type: ignore[empty-body
 @hookspec
 def myosotis_config_paths() -> Sequence[str]:  # type: ignore[empty-body]
     """Give entries for Hydra's search path, such as `pkg://their.conf`, that hold presets."""
+
+
+@hookspec
+def myosotis_suites() -> Mapping[str, type[PluginTestSuite[Any]]]:  # type: ignore[empty-body]
+    """Give conformance suites by the plugins' names, for `myosotis plugins check`: where defaults alone do not do.
+
+    They are imported in the hook, and need no pytest: no fixture but `tmp_path`.
+    """
 
 
 @hookspec

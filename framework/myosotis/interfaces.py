@@ -152,6 +152,8 @@ class Plugin(ABC):  # noqa: B024 - its kinds have the abstract methods
     """The source of what it does."""
     locations: ClassVar[frozenset[str]] = frozenset()
     """Parameters that only say where something lies; its fingerprint stands for them in a trial's id."""
+    reads_outside: ClassVar[bool] = False
+    """Whether its numbers depend on files or a network; its fingerprint must then hash what it reads."""
 
     def fingerprint(self) -> str:
         """Hash what the plugin reads from outside, without loading more than that takes."""
@@ -327,6 +329,8 @@ class Metric(Plugin):
 class TaskDataset(Plugin):
     """Rows for one task."""
 
+    reads_outside = True
+
     @abstractmethod
     def objective(self) -> tuple[str, Mapping[str, Any]]:
         """Name the objective and give its parameters."""
@@ -414,6 +418,8 @@ class Exported:
 
 class ModelFactory(Plugin):
     """Gives a pretrained base."""
+
+    reads_outside = True
 
     @abstractmethod
     def load(self, objectives: Collection[Objective]) -> Model:
@@ -530,6 +536,10 @@ class Method(Plugin):
     """What it keeps between stages."""
     trains: ClassVar[bool] = True
     """Whether parameters are to train; a trial whose methods all say no is scored after each stage as it is."""
+    changes_base: bool = False
+    """Whether the adapted model predicts something else than the base before it is trained."""
+    anchored: bool = True
+    """Whether its penalty is 0 when a stage after the first begins, because it holds to what is there then."""
     cohort_fields: ClassVar[frozenset[str]] = frozenset()
     """Parameters in which trials may differ and still train in one forward pass.
 

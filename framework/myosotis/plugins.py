@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import pluggy
 
-from myosotis import hookspecs
+from myosotis import __version__, hookspecs
 from myosotis.errors import PluginError, unknown_name
 from myosotis.interfaces import API, Method, Metric, ModelFactory, Objective, Plugin, TaskDataset
 
@@ -90,8 +92,12 @@ class Registry:
         try:
             return self.plugins[kind][name]
         except KeyError:
-            hints = "".join(f". Also, {broken}" for broken in self.broken)
-            raise PluginError(unknown_name(kind, name, self.plugins[kind]) + hints) from None
+            raise PluginError(unknown_name(kind, name, self.plugins[kind]) + self.hints) from None
+
+    @property
+    def hints(self) -> str:
+        """What may explain that a name is not known: the modules that could not be loaded."""
+        return "".join(f". Also, {broken}" for broken in self.broken)
 
     def config_paths(self) -> list[str]:
         """Give the entries that plugins add to Hydra's search path."""
@@ -146,14 +152,51 @@ def _entries(isolation: str | None) -> list[EntryPoint]:
 
 
 def _import(entry: EntryPoint) -> ModuleType:
-    module = importlib.import_module(entry.module)
-    written_for = getattr(module, "MYOSOTIS_API", None)
-    if written_for != API:
-        raise PluginError(
-            f"MYOSOTIS_API must be {API}, the version of the hooks of this myosotis, but the module "
-            f"says {written_for!r}; install a release of the plugin that was written for it"
-        )
+    try:
+        module = importlib.import_module(entry.module)
+    except Exception:
+        stated = _stated_in_source(entry.module)
+        if stated is not None:  # other hooks are a likelier reason than what failed first
+            _check_api(stated)
+        raise
+    _check_api(getattr(module, "MYOSOTIS_API", None))
     return module
+
+
+def _check_api(stated: Any) -> None:
+    """Refuse a module that was written for another major version of the hooks.
+
+    Raises:
+        PluginError: says which, which one this is, and what to do.
+    """
+    if type(stated) is int and stated == API:
+        return
+    if stated is None:
+        said, advice = "nothing", f"its author must state the version it is written for: MYOSOTIS_API = {API}"
+    elif type(stated) is not int or stated < 1:
+        said, advice = repr(stated), "its author must give a whole number from 1"
+    elif stated > API:
+        said, advice = str(stated), "upgrade myosotis, or install an older release of the plugin"
+    else:
+        said, advice = str(stated), "install a newer release of the plugin, or an older one of myosotis"
+    raise PluginError(
+        f"MYOSOTIS_API must be {API}, the version of the hooks of myosotis {__version__}, but the module says "
+        f"{said}; {advice}"
+    )
+
+
+def _stated_in_source(module: str) -> Any:
+    """Read MYOSOTIS_API from the source of a module that cannot be imported; None where it is not there."""
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_bytes()) if spec and spec.origin else ast.Module([], [])
+        for statement in tree.body:
+            match statement:
+                case ast.Assign(targets=[ast.Name("MYOSOTIS_API")], value=value):
+                    return ast.literal_eval(value)
+    except (ImportError, OSError, SyntaxError, ValueError):
+        pass
+    return None
 
 
 def _register(manager: pluggy.PluginManager, module: ModuleType, distribution: str) -> None:

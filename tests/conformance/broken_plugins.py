@@ -82,6 +82,8 @@ class Reshuffled(toy.Points):
 class ReadsInSecret(toy.Points):
     """Reads a file, and says so nowhere."""
 
+    reads_outside = True
+
 
 class RandomModel(toy.ToyModel):
     """New weights each time."""

@@ -27,6 +27,7 @@ class Lag(Method):
     """Pull towards the mean of all steps so far, of earlier stages too, with noise of its own."""
 
     stores = "the mean, and how many steps it is of"
+    anchored = False
 
     def __init__(self) -> None:
         self.mean: dict[str, torch.Tensor] = {}

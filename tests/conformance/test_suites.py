@@ -79,8 +79,6 @@ class TestPullWithoutStrength(OnToys):
 
 
 class TestLag(OnToys):
-    anchored = False
-
     def make(self) -> Method:
         return Lag()
 
@@ -111,15 +109,11 @@ class TestPullOnTheTinyTasks(MethodTestSuite):
 
 
 class TestPoints(TaskDatasetTestSuite):
-    reads_outside = False
-
     def make(self) -> TaskDataset:
         return toy.Points(angle=30)
 
 
 class TestToyModel(ModelFactoryTestSuite):
-    reads_outside = False
-
     def make(self) -> ModelFactory:
         return toy.ToyModel(width=4)
 
@@ -128,8 +122,6 @@ class TestToyModel(ModelFactoryTestSuite):
 
 
 class TestTinyModel(ModelFactoryTestSuite):
-    reads_outside = False
-
     def make(self) -> ModelFactory:
         return TinyModel()
 
@@ -138,8 +130,6 @@ class TestTinyModel(ModelFactoryTestSuite):
 
 
 class TestTinyQuantizedModel(TestTinyModel):
-    may_train = False
-
     def make(self) -> ModelFactory:
         return TinyQuantizedModel()
 
@@ -175,10 +165,6 @@ class NeutralOnToys(OnToys):
 
     def make_neutral(self) -> Method:
         return self.make()
-
-
-class ReadsOutside(TestPoints):
-    reads_outside = True
 
 
 REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
@@ -238,7 +224,7 @@ REFUSED: list[tuple[type[PluginTestSuite[Any]], str, Callable[[], Any]]] = [
     (TestPoints, "rows_are_what_the_objective_reads", broken_plugins.OtherColumns),
     (TestPoints, "splits_share_no_row", broken_plugins.Leaking),
     (TestPoints, "splits_are_the_same_every_time", broken_plugins.Reshuffled),
-    (ReadsOutside, "fingerprint_is_stable", broken_plugins.ReadsInSecret),
+    (TestPoints, "fingerprint_is_stable", broken_plugins.ReadsInSecret),
     (TestToyModel, "predictions_are_finite_and_the_same_every_time", broken_plugins.RandomModel),
     (TestToyModel, "predictions_are_finite_and_the_same_every_time", broken_plugins.NotANumber),
     (TestToyModel, "every_parameter_may_train", broken_plugins.AlreadyFrozen),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from myosotis import plugins
+from myosotis import __version__, plugins
 from myosotis.errors import PluginError
 from myosotis.plugins import load_registry
 from tests import toy
 from tests.core.commands import resolved
+from tests.core.commands import toy as toy_command
 
 Write = Callable[[str, str], Path]
 
@@ -117,15 +119,79 @@ def test_module_that_does_not_import_is_named_and_the_rest_works(
         registry.find("method", "torn")
 
 
-@pytest.mark.parametrize("statement", ["MYOSOTIS_API = 2", "", "MYOSOTIS_API = '1'"])
-def test_other_version_of_the_hooks_is_refused_with_the_reason(write_plugin: Write, statement: str) -> None:
-    write_plugin("other_version", method("newer").replace("MYOSOTIS_API = 1", statement))
+VERSIONS = (
+    f"MYOSOTIS_API must be %d, the version of the hooks of myosotis {__version__}, but the module says %d; "
+)
+OLDER = VERSIONS % (2, 1) + "install a newer release of the plugin, or an older one of myosotis"
+NEWER = VERSIONS % (1, 2) + "upgrade myosotis, or install an older release of the plugin"
+NOTHING = "but the module says nothing; its author must state the version it is written for: MYOSOTIS_API = 1"
+NONSENSE = "its author must give a whole number from 1"
+
+
+@pytest.mark.parametrize(
+    ("statement", "here", "told"),
+    [
+        ("MYOSOTIS_API = 1", 2, OLDER),
+        ("MYOSOTIS_API = 2", 1, NEWER),
+        ("MYOSOTIS_API = 2\nfrom myosotis.interfaces import Later", 1, NEWER),
+        ("", 1, NOTHING),
+        ("MYOSOTIS_API = '1'", 1, f"says '1'; {NONSENSE}"),
+        ("MYOSOTIS_API = True", 1, f"says True; {NONSENSE}"),
+        ("MYOSOTIS_API = 0", 1, f"says 0; {NONSENSE}"),
+    ],
+)
+def test_other_version_of_the_hooks_is_refused_with_the_reason(
+    write_plugin: Write, monkeypatch: pytest.MonkeyPatch, statement: str, here: int, told: str
+) -> None:
+    monkeypatch.setattr(plugins, "API", here)
+    monkeypatch.setattr(toy, "MYOSOTIS_API", here)
+    write_plugin("other_version", method("other").replace("MYOSOTIS_API = 1", statement))
     registry = load_registry()
-    assert "newer" not in registry.plugins["method"]
+    assert "other" not in registry.plugins["method"]
     assert "pull" in registry.plugins["method"]
     [broken] = registry.broken
-    assert "MYOSOTIS_API must be 1" in broken.error
+    assert told in broken.error
     assert broken.module == "other_version"
+
+
+def test_what_fails_to_import_for_another_reason_is_told_as_it_is(write_plugin: Write) -> None:
+    write_plugin("same_version", method("other") + "\nfrom myosotis.interfaces import Later\n")
+    [broken] = load_registry().broken
+    assert broken.error.startswith("ImportError: cannot import name 'Later'")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "there"),
+    [
+        (("plugins",), 0, "pull"),
+        (("plugins", "show", "other"), 2, "Known: hits, plain, points, pull"),
+        (("plugins", "check", "other_version"), 1, "0 ok, 1 failed"),
+        (("doctor",), 1, "8 of no distribution"),
+        (("run", *toy_command("method=[other]")), 2, "plain, pull, still"),
+    ],
+    ids=["list", "show", "check", "doctor", "run"],
+)
+def test_every_command_tells_of_another_version(
+    write_plugin: Write,
+    call: Callable[..., tuple[int, str, str]],
+    command: Sequence[str],
+    code: int,
+    there: str,
+) -> None:
+    write_plugin("other_version", method("other").replace("MYOSOTIS_API = 1", "MYOSOTIS_API = 2"))
+    done, printed, errors = call(*command)
+    assert done == code, printed + errors
+    assert NEWER in printed + errors
+    assert there in printed + errors
+
+
+def test_the_doctor_tells_what_keeps_all_plugins_from_being_loaded(
+    write_plugin: Write, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    write_plugin("misspelt", method("noise").replace("def myosotis_methods", "def myosotis_method"))
+    code, printed, _ = call("doctor")
+    assert code == 1
+    assert re.search(r"problem  plugins: misspelt hook.*\n +mend it, or uninstall its package", printed)
 
 
 def test_misspelt_hook_is_refused(write_plugin: Write) -> None:

@@ -33,8 +33,6 @@ BATCH_SIZE = 4
 
 
 class TestDERPP(MethodTestSuite):
-    anchored = False
-
     def make(self) -> Method:
         return DERPP(buffer=5, batch_size=3)
 
@@ -43,8 +41,6 @@ class TestDERPP(MethodTestSuite):
 
 
 class TestDERPPOnLlama(tiny.OnLlama):
-    anchored = False
-
     def make(self) -> Method:
         return DERPP(alpha=0.5, buffer=4, batch_size=2)
 

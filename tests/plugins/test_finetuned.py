@@ -53,8 +53,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class ChangesBase(tiny.OnLlama):
-    changes_base = True
-
     @pytest.fixture(autouse=True)
     def _tuned(self, adapter: Path, whole: Path) -> None:
         self.adapter, self.whole = adapter, whole

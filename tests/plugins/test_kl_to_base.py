@@ -32,8 +32,6 @@ COMPANY: Mapping[str, Callable[[], Mapping[str, Method]]] = {
 
 
 class TestKLToBase(MethodTestSuite):
-    anchored = False
-
     def make(self) -> Method:
         return KLToBase()
 
@@ -42,8 +40,6 @@ class TestKLToBase(MethodTestSuite):
 
 
 class TestKLToBaseOnLlama(tiny.OnLlama):
-    anchored = False
-
     def make(self) -> Method:
         return KLToBase(strength=2)
 

@@ -24,8 +24,6 @@ STEPS = 4
 
 
 class TestL2SP(MethodTestSuite):
-    anchored = False
-
     def make(self) -> Method:
         return L2SP(strength=0.5)
 

@@ -23,15 +23,11 @@ STAGES = tuple(Stage(index, {"poem": Share(1, 1)}) for index in (1, 2, 3))
 
 
 class TestOLoRA(tiny.OnLlama):
-    anchored = False
-
     def make(self) -> Method:
         return OLoRA(rank=2, decay=0.1)
 
 
 class TestOLoRAOnLinearLayers(MethodTestSuite):
-    anchored = False
-
     def make(self) -> Method:
         return OLoRA(rank=2)
 

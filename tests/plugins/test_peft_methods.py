@@ -73,8 +73,6 @@ class TestIA3OnLinearLayers(MethodTestSuite):
 
 
 class TestPrefix(tiny.OnLlama):
-    changes_base = True
-
     def make(self) -> Method:
         return Prefix(tokens=3)
 
@@ -85,8 +83,6 @@ class TestPrefixFromANetwork(TestPrefix):
 
 
 class TestPrompt(tiny.OnLlama):
-    changes_base = True
-
     def make(self) -> Method:
         return Prompt(tokens=3)
 

@@ -220,8 +220,6 @@ def test_nothing_to_look_up_is_refused(of: Task) -> None:
 
 
 class TestRetrieval(MethodTestSuite):
-    changes_base = True
-
     @pytest.fixture(autouse=True)
     def _folder(self, llama_folder: Path) -> None:
         self.folder = llama_folder

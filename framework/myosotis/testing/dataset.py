@@ -25,8 +25,6 @@ class TaskDatasetTestSuite(PluginTestSuite[TaskDataset]):
     Give `make`; override `model` where the objective needs more of a model than a tokenizer.
     """
 
-    reads_outside = True
-
     def model(self) -> Model:
         """Give what rows are encoded for."""
         return Model(torch.nn.Identity(), ByteTokenizer())

@@ -41,14 +41,7 @@ class MethodTestSuite(PluginTestSuite[Method]):
 
     Give `make`; override `model`, `tasks` and `quantized` where the method needs more than two linear layers, and
     `make_neutral` where it can be set so that it does nothing.
-
-    Attributes:
-        changes_base: whether the adapted model predicts something else than the base before it is trained.
-        anchored: whether the penalty is 0 when the second stage begins, because it holds to what is there then.
     """
-
-    changes_base: bool = False
-    anchored: bool = True
 
     def make_neutral(self) -> Method | None:
         """Make the method at the setting that does nothing, such as a strength of 0; None where there is none."""
@@ -127,8 +120,8 @@ class MethodTestSuite(PluginTestSuite[Method]):
         )
 
     def test_first_evaluation_is_the_base(self, tmp_path: Path) -> None:
-        """Before training, the adapted model scores as the base does."""
-        if self.changes_base:
+        """Before training, the adapted model scores as the base does, unless the method sets `changes_base`."""
+        if self.make().changes_base:
             return
         rehearsal = self.rehearse(tmp_path / "trial", stages=[Stage(1, {})])
         rows: list[dict[tuple[str, str], float]] = [{}, {}]
@@ -136,7 +129,8 @@ class MethodTestSuite(PluginTestSuite[Method]):
             rows[score.stage][score.task, score.metric] = score.value
         for key, value in rows[0].items():
             assert abs(rows[1][key] - value) <= TOLERANCE * max(1.0, abs(value)), (
-                f"{key[1]} of {key[0]} must be the base's {value} before training, but is {rows[1][key]}"
+                f"{key[1]} of {key[0]} must be the base's {value} before training, but is {rows[1][key]}; "
+                "where adapting changes what is predicted, set changes_base = True"
             )
 
     def test_frozen_parameters_do_not_change(self, tmp_path: Path) -> None:
@@ -179,12 +173,13 @@ class MethodTestSuite(PluginTestSuite[Method]):
         Rehearsal(tmp_path / "trial", self.model(), self.tasks(), method, look=look).run()
 
     def test_penalty_is_0_at_its_anchor_and_positive_off_it(self, tmp_path: Path) -> None:
-        """The penalty is 0 when the second stage begins, where `anchored` is set, and positive elsewhere."""
+        """The penalty is 0 when the second stage begins, unless `anchored` is False, and positive elsewhere."""
+        anchored = self.make().anchored
 
         def look(penalty: Penalty) -> None:
             away = penalty.at((1, penalty.direction())).item()
             assert away > 0, f"penalty must be positive where what trains has moved, but is {away}"
-            assert not self.anchored or abs(penalty.first) <= TOLERANCE * away, (
+            assert not anchored or abs(penalty.first) <= TOLERANCE * away, (
                 f"penalty must be 0 where it holds what trains to, but is {penalty.first}, and {away} elsewhere; "
                 "where it holds it to another place than the second stage begins at, set anchored = False"
             )

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +18,9 @@ from myosotis.interfaces import ModelFactory
 from myosotis.ledger import cache_folder
 from myosotis_plugins.models.huggingface import HuggingFace
 from myosotis_plugins.models.packaged import PackagedModel
+
+if TYPE_CHECKING:
+    from myosotis.testing import ModelFactoryTestSuite
 
 MYOSOTIS_API = 1
 
@@ -70,3 +74,11 @@ def drawn(path: str, seed: int) -> Path:
 def myosotis_models() -> Mapping[str, type[ModelFactory]]:
     """Give the model."""
     return {"from_scratch": FromScratch}
+
+
+@hookimpl
+def myosotis_suites() -> Mapping[str, type[ModelFactoryTestSuite]]:
+    """Give what the model is checked by."""
+    from myosotis_from_scratch_suite import FromScratchSuite
+
+    return {"from_scratch": FromScratchSuite}

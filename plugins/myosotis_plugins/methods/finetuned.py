@@ -26,6 +26,7 @@ class Finetuned(Method):
     """
 
     locations = frozenset({"path"})
+    changes_base = True
 
     def __init__(self, path: str) -> None:
         self.folder = Path(path)

@@ -36,6 +36,7 @@ class KLToBase(Method):
         "Shenfeld et al. 2025, RL's Razor: Why Online Reinforcement Learning Forgets Less, arXiv:2509.04259"
     )
     stores = "the first values of what trains"
+    anchored = False
 
     def __init__(self, strength: float = 0.1) -> None:
         if strength < 0:

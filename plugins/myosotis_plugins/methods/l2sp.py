@@ -42,6 +42,7 @@ class L2SP(Method):
             raise ConfigurationError(f"anchor must be base or stage, but got {anchor!r}")
         self.strength = strength
         self.anchor = anchor
+        self.anchored = anchor == "stage"
         self.start = Snapshot()
 
     def begin_stage(self, stage: Stage, context: Context) -> None:

@@ -41,6 +41,7 @@ class OLoRA(Method):
 
     paper = "Wang et al. 2023, Orthogonal Subspace Learning for Language Model Continual Learning, arXiv:2310.14152"
     stores = "the adapters of earlier stages, in the model"
+    anchored = False
     cohort_fields = frozenset({"rank", "alpha", "targets", "orthogonality", "decay"})
 
     def __init__(

@@ -35,6 +35,7 @@ class Prefix(Method):
     """
 
     paper = "Li and Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190"
+    changes_base = True
 
     def __init__(self, tokens: int = 20, hidden: int | None = None) -> None:
         if tokens < 1:

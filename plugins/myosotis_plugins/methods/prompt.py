@@ -33,6 +33,7 @@ class Prompt(Method):
     """
 
     paper = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691"
+    changes_base = True
 
     def __init__(
         self, tokens: int = 20, initialization: Literal["vocabulary", "random"] = "vocabulary"

@@ -49,6 +49,7 @@ class Retrieval(Method):
         "doi:10.1561/1500000019; Kamphuis et al. 2020, Which BM25 Do You Mean?, doi:10.1007/978-3-030-45442-5_4"
     )
     trains = False
+    changes_base = True
     cohort_fields = frozenset({"corpus", "passages", "words", "template", "k1", "b"})
     locations = frozenset({"corpus"})
 
