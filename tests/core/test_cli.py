@@ -264,7 +264,7 @@ def test_a_report_compares_studies(call, study: StudyRecord, tmp_path: Path) -> 
     shutil.copytree(study.folder, other)
     code, out, err = call("report", str(study.folder), str(other), "--to", str(tmp_path / "both"))
     assert (code, err) == (0, "")
-    assert f"{study.name} · plain" in out
+    assert f"{study.name} plain" in out
     assert "other · plain" in (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
     code, _, err = call("report", str(study.folder), "--to", str(tmp_path / "both"))
     assert code == 2
