@@ -18,6 +18,8 @@ import pandas as pd
 
 from myosotis.ledger import HEADLINE, StudyRecord
 from myosotis.report import configurations, t_interval
+from myosotis.report.aggregate import COSTS
+from myosotis.report.colours import grouped
 from myosotis.report.pictures import Picture, write_files
 from myosotis.report.scatter import scatter
 from myosotis.report.words import described
@@ -75,10 +77,11 @@ def _interval(values: pd.Series) -> str:
 
 def picture(trials: pd.DataFrame, note: Path) -> None:
     """Draw learned against forgotten beside the note."""
-    trials = trials.assign(swept=[{} for _ in range(len(trials))])
+    columns = dict.fromkeys([*trials, *COSTS])  # what a cost's column lacks is not in this picture
+    trials = trials.reindex(columns=[*columns]).assign(swept=[{} for _ in range(len(trials))])
     record = StudyRecord(note.stem, note.parent, pd.DataFrame(), trials, pd.DataFrame())
     forgotten = "forgotten" if "forgotten" in _measured(trials) else "forgotten_base"
-    chart = scatter(described(configurations(record)), forgotten, TITLES)
+    chart = scatter(grouped(described(configurations(record))), forgotten, TITLES)
     write_files(Picture(note.stem, "scatter", "Learned against forgotten", [chart]), note.parent)
     note.with_suffix(".png").unlink()
 

@@ -32,6 +32,8 @@ PROGRAMS = (
     "transformers",
 )
 """What a document may start; bash knows nothing else."""
+GUIDE = re.compile(r"^## A method in ten minutes$.*?(?=^## )", flags=re.DOTALL | re.MULTILINE)
+"""What `test_guide.py` follows word for word."""
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", flags=re.DOTALL | re.MULTILINE)
 INLINE = re.compile(rf"`((?:\w+=\S+ )?(?:{'|'.join(map(re.escape, PROGRAMS))}) [^`]+)`")
 SHELL = """
@@ -70,13 +72,18 @@ class Command:
 
 def blocks(document: str) -> Iterator[tuple[str, str]]:
     """Give a document's fenced blocks: language and text."""
-    for _, language, text in FENCED.findall((ROOT / document).read_text(encoding="utf-8")):
+    for _, language, text in FENCED.findall(text_of(document)):
         yield language, text
+
+
+def text_of(document: str) -> str:
+    """Give a document without the guide."""
+    return GUIDE.sub("", (ROOT / document).read_text(encoding="utf-8"))
 
 
 def scripts(document: str) -> Iterator[str]:
     """Give what a document has for the shell: fenced blocks without a language, and what prose shows as code."""
-    text = (ROOT / document).read_text(encoding="utf-8")
+    text = text_of(document)
     yield from (block for language, block in blocks(document) if language not in OTHER_LANGUAGES)
     for found in INLINE.findall(FENCED.sub("", text)):
         yield re.sub(r"\s+", " ", found)

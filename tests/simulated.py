@@ -36,7 +36,13 @@ def simulated(
     for number, (arm, rank, rate, seed) in enumerate(product(arms, ranks, rates, range(seeds))):
         identity = f"{number:012x}"
         swept = {"method.lora.rank": rank, "optimizer.learning_rate": rate}
-        name = {"trial": identity, "arm": arm, "overrides": _text(swept), "seed": seed}
+        name = {
+            "trial": identity,
+            "arm": arm,
+            "overrides": _text(swept),
+            "seed": seed,
+            "order": " ".join(TASKS),
+        }
         strength = 0.1 * np.log2(rank) + (0.2 if arm == "full" else 0.0) + (0.05 if rate > 5e-4 else 0.0)
         table = list(_scores(strength, draw.normal(0, 0.02)))
         scores += [{**name, **each} for each in table]
@@ -112,7 +118,6 @@ def _trial(
     return {
         **name,
         "configuration": f"{name['arm']} {name['overrides']}",
-        "order": " ".join(TASKS),
         "status": "finished",
         "error": None,
         "learned": float(learned),

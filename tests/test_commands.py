@@ -26,7 +26,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -78,6 +77,8 @@ WITH = {
     ),
 }
 """What else a study says that would look for its data elsewhere."""
+CL5 = {"yelp": "positive", "agnews": "World", "dbpedia": "Album", "amazon": "positive", "yahoo": "Sports"}
+"""One label of each of these tasks."""
 TRAINED = ("README.md", "CONTRIBUTING.md")
 """Documents whose studies train."""
 SERVED = ("model=endpoint",)
@@ -96,7 +97,7 @@ WRITTEN = "".join(
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -111,6 +112,8 @@ def write_data(folder: Path) -> None:
         write_rows(folder / "yelp_polarity" / f"{name}.jsonl", places)
         write_rows(folder / "gsm8k" / f"{name}.jsonl", sums)
         write_rows(folder / "small" / f"{name}.jsonl", texts)
+        for task, label in CL5.items():
+            write_rows(folder / "CL5" / task / f"{name}.jsonl", [{"text": "a text", "label": label}] * 20)
     for name in ("train", "heldout"):
         write_rows(folder / "stories" / f"{name}.jsonl", texts)
     write_rows(folder / "xquad" / "qa_en.jsonl", sums)
@@ -148,6 +151,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("myosotis.report.write_report", lambda record: None)
         patch.chdir(folder)
         myosotis.run(["study=STUDY", "method=[lora],[full]", *TINY, "seed=0,1"])
+        shutil.copytree("studies/STUDY", "studies/ANOTHER")
         patch.chdir(folder / "mine")
         myosotis.run(["+experiments=first", *TINY])
     return folder
@@ -237,6 +241,10 @@ class Runner:
         names = [each.lower() if each == "NAME" else each for each in words]
         assert self.succeed(*names, *(() if len(words) > 2 else ("--help",)))
 
+    def checked(self, words: Sequence[str]) -> None:
+        """Check one plugin in place of a package of them, or of all."""
+        assert self.succeed("plugins", "check", "accuracy")
+
     def completion(self, words: Sequence[str]) -> None:
         """Install it into a home of its own, from a bash as it is for a user."""
         program = [sys.executable, "-m", *self.command.words]
@@ -306,6 +314,7 @@ MYOSOTIS: Mapping[str, Callable[[Runner, Sequence[str]], None]] = {
     "plugins": Runner.as_it_is,
     "plugins show": Runner.as_it_is,
     "plugins new": Runner.new,
+    "plugins check": Runner.checked,
     "explain": Runner.as_it_is,
     "--install-completion": Runner.completion,
 }
@@ -420,7 +429,7 @@ def all_commands() -> Iterator[Any]:
 
 @pytest.mark.parametrize("command", list(all_commands()))
 def test_a_documents_command_runs(
-    command: Command, call: Call, at_home: Path, monkeypatch: pytest.MonkeyPatch, noise: str
+    command: Command, call: Call, at_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, *arguments = command.words
     program = program.removeprefix(".venv/bin/")
@@ -439,19 +448,8 @@ def test_a_documents_command_runs(
     if command.plugins:
         monkeypatch.setenv("MYOSOTIS_PLUGINS", command.plugins)
         monkeypatch.syspath_prepend(str(ROOT / command.path))
-    elif any("noise" in each for each in arguments):
-        monkeypatch.setenv("MYOSOTIS_PLUGINS", noise)
     name = " ".join(arguments[:2])
     MYOSOTIS[name if name in MYOSOTIS else arguments[0]](runner, arguments)
-
-
-@pytest.fixture
-def noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name the plugins with the one that CONTRIBUTING.md shows."""
-    [source] = [text for language, text in blocks("CONTRIBUTING.md") if language == "python"]
-    (tmp_path / "noise.py").write_text(source)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return ",".join([*(each.module for each in entry_points(group="myosotis")), "noise"])
 
 
 def test_the_readmes_python_runs(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ TRIALS = {
     "domain_then_instructions": 6,
     "few_data": 24,
     "frozen_layers": 21,
+    "multitask": 21,
     "quotes_8bit": 3,
     "sentiment_encoder": 3,
     "sentiment_instruction": 6,
@@ -88,6 +89,19 @@ def test_a_row_over_tasks_is_of_each_trials_mean(render: ModuleType) -> None:
     text = render.rendered("<!-- scores: accuracy over tasks -->\n<!-- end of table -->\n", both)
     tuned = f"{np.mean([ends, others]):.3f} [{low:.3f}, {high:.3f}]"
     assert f"| a · rank=4 | mean over tasks | 2,000 | 0.500 [0.470, 0.530] | {tuned} | 3 |" in text
+
+
+def test_several_orders_of_an_arm_have_a_row_each(render: ModuleType) -> None:
+    orders = scores(0.8, 0.82, 0.4, 0.42).assign(order=lambda all: np.where(all.seed < 2, "t u", "u t"))
+    alone = scores(0.9, 0.9).assign(arm="b", order="t u", trial=lambda all: all.trial + "b")
+    both = pd.concat([orders, alone])
+    text = render.rendered("<!-- scores: accuracy -->\n<!-- end of table -->\n", both)
+    tuned = [line.split("|")[1:6:4] for line in text.splitlines()[3:6]]
+    assert [(name.strip(), value.split()[0]) for name, value in tuned] == [
+        ("a · rank=4 · t first", "0.810"),
+        ("a · rank=4 · u first", "0.410"),
+        ("b · rank=4", "0.900"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def record(
             row["arm"],
             "",
             row["seed"],
+            row["order"],
             stage,
             10,
             name,

@@ -49,28 +49,37 @@ def chosen(scores: pd.DataFrame, marker: re.Match[str]) -> pd.DataFrame:
     own = scores[scores["metric"].isin(marker["metric"].split("|"))].astype(
         {"arm": object, "overrides": object}
     )
-    own = own.fillna({"arm": "", "overrides": ""})
+    own = own.fillna({"arm": "", "overrides": ""}).assign(order=orders(own))
     if marker["over"] is None:
         return own
-    keys = ["trial", "arm", "overrides", "stage", "step"]
+    keys = ["trial", "arm", "overrides", "order", "stage", "step"]
     means = own.groupby(keys, sort=False, as_index=False)[["value", "low", "high"]].mean()
     return means.assign(task="mean over tasks", n=own.groupby(keys)["n"].sum().iloc[0])
 
 
+def orders(scores: pd.DataFrame) -> pd.Series[str]:
+    """Name each row's order of tasks by its first one, in arms that have several orders."""
+    if "order" not in scores:
+        return pd.Series("", index=scores.index)
+    several = scores.groupby("arm", dropna=False)["order"].transform("nunique") > 1
+    return (scores["order"].str.split().str[0] + " first").where(several, "")
+
+
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Give one row a configuration and task: the base's score, and what the seeds end with.
+    """Give one row a configuration, order and task: the base's score, and what the seeds end with.
 
     `base_low` and `base_high` are the base's bootstrap interval, `low` and `high` the t-interval over seeds.
     """
     rows = []
-    for (arm, overrides, task), each in scores.groupby(["arm", "overrides", "task"], sort=False):
+    keys = ["arm", "overrides", "order", "task"]
+    for (arm, overrides, order, task), each in scores.groupby(keys, sort=False):
         ordered = each.sort_values(["stage", "step"])
         trials = ordered.groupby("trial", sort=False)
         base, end = trials.first(), trials.last()
         mean, low, high = t_interval(end["value"].to_numpy())
         rows.append(
             {
-                "configuration": " · ".join(filter(None, [str(arm), short(str(overrides))])),
+                "configuration": " · ".join(filter(None, [str(arm), short(str(overrides)), str(order)])),
                 "task": task,
                 "n": int(end["n"].iloc[0]),
                 "base": base["value"].mean(),

@@ -39,6 +39,7 @@ SCORE_COLUMNS = (
     "arm",
     "overrides",
     "seed",
+    "order",
     "stage",
     "step",
     "task",
@@ -408,7 +409,13 @@ def read_study(folder: Path) -> StudyRecord:
         for column in result.get("columns", []):
             columns.setdefault(column["task"], column)
         trials.append(_trial_row(entry, run, state, result))
-        common = {"trial": entry.id, "arm": entry.arm, "overrides": entry.overrides, "seed": entry.seed}
+        common = {
+            "trial": entry.id,
+            "arm": entry.arm,
+            "overrides": entry.overrides,
+            "seed": entry.seed,
+            "order": entry.order,
+        }
         scores += [{**common, **vars(score)} for score in read_scores(run / "scores.jsonl")]
         variants += [
             {"variant": name, **common, **vars(score)}

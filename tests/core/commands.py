@@ -41,6 +41,7 @@ COLUMNS = [
     "arm",
     "overrides",
     "seed",
+    "order",
     "stage",
     "step",
     "task",
