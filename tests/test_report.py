@@ -243,7 +243,7 @@ def test_a_papers_table_has_means_with_half_their_intervals(tmp_path: Path) -> N
 def scores_of(study: StudyRecord, values: Iterable[tuple[Any, ...]]) -> StudyRecord:
     """The study with other scores: trial, stage, step, task, metric, value."""
     rows = [
-        (name, "", "", 0, stage, step, task, "test", metric, value, 9, NAN, NAN, "")
+        (name, "", "", 0, "", stage, step, task, "test", metric, value, 9, NAN, NAN, "")
         for name, stage, step, task, metric, value in values
     ]
     scores = pd.DataFrame(rows, columns=list(SCORE_COLUMNS))

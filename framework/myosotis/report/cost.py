@@ -46,7 +46,7 @@ def _chart(frame: pd.DataFrame, points: pd.DataFrame, cost: str, headline: str, 
     points = points.assign(cost=points[cost] / UNITS.get(cost, 1))
     is_log = spans_decades(list(points["cost"]))
     scale = alt.Scale(type="log", padding=16) if is_log else alt.Scale(zero=False, padding=16)
-    axis = alt.Axis(tickCount=4, format="~s")
+    axis = alt.Axis(tickCount=4, format="~s" if cost == "trainable_parameters" else "~f")
     few = is_few(frame)
     base = alt.Chart(points).encode(
         x=alt.X("cost:Q", title=TITLES[cost], scale=scale, axis=axis),
@@ -54,14 +54,12 @@ def _chart(frame: pd.DataFrame, points: pd.DataFrame, cost: str, headline: str, 
             f"{headline}:Q", title=title, scale=headline_scale(points, headline), axis=alt.Axis(tickCount=5)
         ),
     )
-    bars = base.transform_filter(f"isValid(datum.{headline}_low)").mark_rule(opacity=0.5 if few else 0.15)
     colours = colour(frame, points, has_legend=not few)
-    discs = base.mark_circle(size=230 if few else 50, opacity=1 if few else 0.5)
-    layers = [
-        bars.encode(y=f"{headline}_low:Q", y2=f"{headline}_high:Q", color=colours),
-        discs.encode(color=colours, tooltip=details()),
-    ]
+    discs = base.mark_circle(size=230 if few else 50, opacity=1, fillOpacity=1 if few else 0.5)
+    layers = [discs.encode(color=colours, tooltip=details())]
     if few:
+        bars = base.transform_filter(f"isValid(datum.{headline}_low)").mark_rule(strokeOpacity=0.5)
+        layers.insert(0, bars.encode(y=f"{headline}_low:Q", y2=f"{headline}_high:Q", color=colours))
         numbers = base.mark_text(color="white", fontSize=10, fontWeight="bold")
         layers.append(numbers.encode(text="number:N", tooltip=details()))
     return alt.LayerChart(layer=layers)

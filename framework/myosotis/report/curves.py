@@ -80,9 +80,9 @@ def _chart(points: pd.DataFrame, heading: alt.Title, scale: alt.Scale) -> alt.La
         layer=[
             ends_of_stages.encode(color=alt.value(INK)),
             base.transform_filter("isValid(datum.low)")
-            .mark_area(opacity=0.15)
+            .mark_area(opacity=1, fillOpacity=0.15)
             .encode(y="low:Q", y2="high:Q"),
-            base.mark_line(opacity=0.9).encode(y=value),
+            base.mark_line(strokeOpacity=0.9).encode(y=value),
             base.mark_circle(size=30, opacity=1).encode(y=value, tooltip=details),
         ]
     ).properties(title=heading)

@@ -37,9 +37,9 @@ def explained_share(values: ArrayLike, groups: ArrayLike) -> float:
     sample = np.asarray(values, dtype=np.float64)
     _, places = np.unique(np.asarray(groups), return_inverse=True)
     n, k = len(sample), int(places.max(initial=-1)) + 1
-    total = float(((sample - sample.mean()) ** 2).sum()) if n else 0.0
-    if not 1 < k < n or not np.isfinite(total) or total == 0:
+    if not 1 < k < n or not np.isfinite(sample).all() or np.ptp(sample) == 0:
         return float("nan")
+    total = float(((sample - sample.mean()) ** 2).sum())
     means = np.bincount(places, sample) / np.bincount(places)
     within = float(((sample - means[places]) ** 2).sum())
     return max(0.0, 1 - (within / (n - k)) / (total / (n - 1)))

@@ -82,7 +82,7 @@ def path_chart(frame: pd.DataFrame, points: pd.DataFrame) -> alt.LayerChart:
     origin = alt.Chart(pd.DataFrame({"base": ["base"]})).encode(x=alt.datum(0), y=alt.datum(0))
     return alt.LayerChart(
         layer=[
-            base.mark_line(opacity=0.7).encode(detail=["number:N", "path:N"], order="place:Q"),
+            base.mark_line(strokeOpacity=0.7).encode(detail=["number:N", "path:N"], order="place:Q"),
             base.mark_circle(size=60, opacity=1).encode(tooltip=details),
             base.transform_filter("datum.trained").mark_point(size=150, stroke=INK, filled=False),
             origin.mark_point(shape="cross", stroke=INK, size=80).encode(tooltip=alt.Tooltip("base:N")),

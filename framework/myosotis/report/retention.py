@@ -73,13 +73,15 @@ def with_stability_gaps(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFram
     """
     placed = placed_scores(record, frame)
     later = placed[placed["role"] == "task"]
+    series: dict[tuple[int, str, str], dict[int, list[float]]] = {}
+    columns = (later[name] for name in ("number", "trial", "task", "stage", "score"))
+    for number, trial, task, stage, score in zip(*columns, strict=True):
+        series.setdefault((number, trial, task), {}).setdefault(stage, []).append(score)
     gaps: dict[int, list[float]] = {}
-    for _, scores in later.groupby(["trial", "task"]):
-        ends = scores.groupby("stage")["score"].last()
-        for stage in ends.index[1:]:
-            within = scores.loc[scores["stage"] == stage, "score"]
-            gap = stability_gap([ends[stage - 1], *within])
-            gaps.setdefault(scores["number"].iloc[0], []).append(gap)
+    for (number, _, _), stages in series.items():
+        for stage in list(stages)[1:]:
+            gap = stability_gap([stages[stage - 1][-1], *stages[stage]])
+            gaps.setdefault(number, []).append(gap)
     means = [float(np.mean(gaps.get(number, [np.nan]))) for number in frame["number"]]
     return frame.assign(stability_gap=means, gap_text=[fixed(each, decimals(means)) for each in means])
 
@@ -109,14 +111,16 @@ def _chart(frame: pd.DataFrame, points: pd.DataFrame) -> alt.LayerChart:
     x = alt.X("place:Q", title=SINCE[role], axis=alt.Axis(values=stages, format="d"))
     y = alt.Y("change:Q", title=f"change of {metric}, up is better", scale=value_scale(points, "change"))
     base = alt.Chart(points.drop(columns=["role", "metric"])).encode(x=x, color=colour(frame, points))
-    few = is_few(frame)
-    lines = base.mark_line(opacity=0.9 if few else 0.3).encode(y=y, detail="number:N")
-    bars = base.transform_filter("isValid(datum.low)").mark_rule(opacity=0.5 if few else 0.1)
-    discs = base.mark_circle(size=50, opacity=1 if few else 0.3).encode(
-        y=y, tooltip=[alt.Tooltip(f"{column}:N", title=title) for column, title in _DETAILS.items()]
-    )
+    details = [alt.Tooltip(f"{column}:N", title=title) for column, title in _DETAILS.items()]
     zero = alt.Chart(pd.DataFrame({"change": [0]})).mark_rule(stroke=INK, opacity=0.4, strokeDash=[5, 4])
-    return alt.LayerChart(layer=[zero.encode(y=y), bars.encode(y="low:Q", y2="high:Q"), lines, discs])
+    layers = [zero.encode(y=y)]
+    if is_few(frame):  # many would cover each other
+        bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeOpacity=0.5)
+        layers.append(bars.encode(y="low:Q", y2="high:Q"))
+        layers.append(base.mark_circle(size=50, opacity=1).encode(y=y, tooltip=details))
+    lines = base.mark_line(strokeOpacity=0.9 if is_few(frame) else 0.3)
+    layers.append(lines.encode(y=y, detail="number:N", tooltip=details[:1]))
+    return alt.LayerChart(layer=layers)
 
 
 _DETAILS = {

@@ -46,7 +46,7 @@ def scatter(frame: pd.DataFrame, forgotten: str, titles: dict[str, str]) -> alt.
     base, colours = chart.encode(x=x, y=y), colour(frame, points)
     # Of many, the front stands out: the others are faint, without intervals and numbers.
     strong = alt.value(1) if few else alt.when(f"datum.{flag}").then(alt.value(1)).otherwise(alt.value(0.4))
-    discs = base.mark_circle(size=330 if few else 60).encode(color=colours, opacity=strong)
+    discs = base.mark_circle(size=330 if few else 60, opacity=1).encode(color=colours, fillOpacity=strong)
     layers = [
         *_front(base, flag, ring=520 if few else 150),
         *_bars(chart if few else chart.transform_filter(f"datum.{flag}"), x, y, forgotten, colours),
@@ -78,7 +78,7 @@ def _front(base: alt.Chart, flag: str, ring: int) -> list[alt.Chart]:
 def _bars(chart: alt.Chart, x: alt.X, y: alt.Y, forgotten: str, colours: Any) -> list[alt.Chart]:
     """The intervals; one replicate has none."""
     replicated = chart.transform_filter("isValid(datum.learned_low)")
-    bars = replicated.mark_rule(opacity=0.7, strokeWidth=1.5).encode(color=colours)
+    bars = replicated.mark_rule(strokeOpacity=0.7, strokeWidth=1.5).encode(color=colours)
     return [
         bars.encode(x="learned_low:Q", x2="learned_high:Q", y=y),
         bars.encode(x=x, y=f"{forgotten}_low:Q", y2=f"{forgotten}_high:Q"),

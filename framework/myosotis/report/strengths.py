@@ -60,7 +60,7 @@ def strength_chart(
         for name in ("label", "text", *texts)
     ]
     layers = [
-        base.mark_line(opacity=0.8).encode(detail="rest:N", order="value:Q"),
+        base.mark_line(strokeOpacity=0.8).encode(detail="rest:N", order="value:Q"),
         base.mark_circle(size=70, opacity=1).encode(tooltip=details),
     ]
     if points["rest"].nunique() <= LABELLED:

@@ -112,11 +112,11 @@ def _chart(points: pd.DataFrame, key: str, headline: str, title: str, *, crowded
     chart = alt.Chart(points.dropna(subset=[headline]).reindex(columns=drawn))
     base = chart.encode(x=x, color=line_colour(points), detail="rest:N")
     replicated = base.transform_filter(f"isValid(datum.{headline}_low)")
-    bars = replicated.mark_rule(opacity=0.7, strokeWidth=1.5)
-    ends = replicated.mark_area(opacity=0.15) if crowded and numeric else bars
+    bars = replicated.mark_rule(strokeOpacity=0.7, strokeWidth=1.5)
+    ends = replicated.mark_area(opacity=1, fillOpacity=0.15) if crowded and numeric else bars
     layers = [ends.encode(y=f"{headline}_low:Q", y2=f"{headline}_high:Q")]
     if numeric:
-        layers.append(base.mark_line(opacity=0.8).encode(y=y))
+        layers.append(base.mark_line(strokeOpacity=0.8).encode(y=y))
     layers.append(base.mark_circle(size=70, opacity=1).encode(y=y, tooltip=details))
     return alt.LayerChart(layer=layers)
 

@@ -151,7 +151,10 @@ def _replicates(counts: Sequence[int]) -> Markup:
         return _text("One seed only, so there is no interval: a small difference may be chance.")
     least, most = min(counts), max(counts)
     span = f"{least}" if least == most else f"{least} to {most}"
-    return _text("Means over {} replicates (seeds and orders) with 95 % t-intervals.", span)
+    what = (
+        "Means over {} replicates (seeds and orders) with 95 % t-intervals; within noise is what these meet."
+    )
+    return _text(what, span)
 
 
 def _left_out(frame: pd.DataFrame) -> Iterator[Markup]:
