@@ -22,15 +22,17 @@ from myosotis.report import configurations, write_report
 from myosotis.report.colours import colour, grouped, is_few
 from myosotis.report.cost import cost_charts
 from myosotis.report.curves import curve_points
+from myosotis.report.ends import with_end_scores
 from myosotis.report.flags import flags, still_falls
 from myosotis.report.importance import explained_share, importance
 from myosotis.report.joined import joined_record
+from myosotis.report.matrices import score_cells
 from myosotis.report.pairs import END, holm, paired
 from myosotis.report.panels import panels
 from myosotis.report.paths import path_points
 from myosotis.report.retention import placed_scores, retention, with_stability_gaps
 from myosotis.report.theme import PALETTE
-from myosotis.report.words import axis_titles, described
+from myosotis.report.words import axis_titles, described, findings
 from tests.simulated import PROBE, TASKS, simulated
 
 NAN = float("nan")
@@ -200,7 +202,8 @@ def test_flags_of_a_study(study: StudyRecord) -> None:
     assert found["still learning"].numbers == [4, 5, 6]  # lora's losses fall to the end
     assert found["edge of sweep"].numbers == [3, 6]
     assert (
-        "method.lora.rank=64 is the best there, and the largest that was tried" in found["edge of sweep"].text
+        "method.lora.rank=64 learned most in its arm and is the largest that was tried"
+        in found["edge of sweep"].text
     )
     two = study.trials[study.trials["seed"] < 2]
     fewer = StudyRecord(study.name, study.folder, study.scores, two, study.columns)
@@ -232,7 +235,7 @@ def test_a_choice_of_pairs_is_corrected_for_all(study: StudyRecord) -> None:
     frame = configurations(study)
     few = paired(study, list(frame["label"][:3])).set_index(["measure", "configuration", "other"])
     whole = paired(study).set_index(["measure", "configuration", "other"]).loc[few.index]
-    assert len(few) == 3 * (3 + len(TASKS) + 1)
+    assert len(few) == 3 * (4 + len(TASKS) + 1)
     assert_allclose(few["p"], whole["p"])
     assert (few["p_corrected"] >= whole["p_corrected"] - 1e-12).all()
     assert_allclose(holm([0.001, 0.01], tests=10), [0.01, 0.09])
@@ -301,3 +304,57 @@ def test_studies_that_do_not_compare_are_refused(tmp_path: Path) -> None:
     other = replace(study, name="b", columns=study.columns.assign(task=["p", "q", "r", "s"]))
     with pytest.raises(ConfigurationError, match="must share a task or probe, but a, b share none"):
         joined_record([study, other], tmp_path / "both")
+
+
+def test_a_trial_of_two_arms_counts_once_in_each(study: StudyRecord) -> None:
+    again = study.trials[study.trials["arm"] == "lora"].assign(arm="again")
+    again["configuration"] = again["configuration"].str.replace("lora ", "again ", n=1)
+    scores = study.scores[study.scores["arm"] == "lora"].assign(arm="again")
+    both = replace(study, trials=pd.concat([study.trials, again]), scores=pd.concat([study.scores, scores]))
+    frame = configurations(both)
+    points = retention(placed_scores(both, frame)).set_index(["number", "role", "place"])
+    for column in ("change", "tasks", "trials", "high"):
+        assert_allclose(points.loc[7, column], points.loc[4, column])
+    curves = curve_points(both, frame)
+    assert curves.loc[curves["number"] == 7, "n"].max() == 3
+    ends = with_end_scores(both, frame)
+    assert_allclose(ends["end_high"].iloc[6:], ends["end_high"].iloc[3:6])
+
+
+def test_end_scores_by_hand(study: StudyRecord) -> None:
+    frame = with_end_scores(study, configurations(study))
+    last = study.scores[(study.scores["stage"] == 3) & (study.scores["step"] == 40)]
+    tasks = last[
+        last["task"].isin(TASKS) & (last["arm"] == "full") & last["overrides"].str.contains("rank=4 ")
+    ]
+    means = tasks.groupby("trial")["value"].mean()
+    low, high = stats.t.interval(0.95, 2, loc=means.mean(), scale=stats.sem(means))
+    assert_allclose(frame.loc[0, ["end", "end_low", "end_high"]].astype(float), [means.mean(), low, high])
+    two = replace(study, columns=study.columns.assign(metric=["accuracy", "f1", "accuracy", "accuracy"]))
+    assert with_end_scores(two, configurations(two))["end"].isna().all()
+
+
+def test_what_is_within_noise_is_told_by_the_paired_test(study: StudyRecord) -> None:
+    frame = described(with_end_scores(study, configurations(study)))
+    said = " ".join(findings(study, frame))
+    table = paired(study)
+    best = frame.sort_values("learned")["label"].iloc[-1]
+    rows = table[(table["measure"] == "learned") & (table[["configuration", "other"]] == best).any(axis=1)]
+    near = rows[rows["verdict"] == "within noise"]
+    others = set(near["configuration"]) | set(near["other"])
+    sentence = next(each for each in said.split("</strong> ") if each.startswith("learned most"))
+    assert "within noise of it" in sentence
+    assert 0 < len(others - {best}) < 5
+    assert "is best over all tasks at the end" in said
+    assert "<strong>method.lora.rank</strong> for learned" in said
+
+
+def test_a_stages_row_names_the_task_that_it_trained(study: StudyRecord) -> None:
+    cells = score_cells(study, configurations(study))
+    first = cells[cells["number"] == 1]
+    rows = ["base", "stage 1: plays", "stage 2: letters", "stage 3: laws"]
+    assert list(dict.fromkeys(first["row"])) == rows
+    backwards = [dict(zip(TASKS, (3, 2, 1), strict=True)) | {PROBE: 0}] * len(study.trials)
+    turned = replace(study, trials=study.trials.assign(last_trained=backwards))
+    cells = score_cells(turned, configurations(turned))
+    assert list(dict.fromkeys(cells["column"])) == ["laws", "letters", "plays", f"{PROBE} (probe)"]

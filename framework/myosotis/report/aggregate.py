@@ -96,6 +96,11 @@ def with_arm_names(trials: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(arm=arms.where(arms.notna(), ""))
 
 
+def scores_once(record: StudyRecord) -> pd.DataFrame:
+    """The scores, each once: a trial of several arms has a row in each."""
+    return record.scores.drop_duplicates(["trial", "stage", "step", "task", "split", "metric"])
+
+
 def _row(replicates: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     """What the replicates of one configuration come to."""
     import pandas as pd

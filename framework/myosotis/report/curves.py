@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myosotis.ledger import StudyRecord
+from myosotis.report.aggregate import scores_once
 from myosotis.report.axes import value_scale
 from myosotis.report.numbers import decimals, with_interval
 from myosotis.report.panels import chooser, is_crowded, panels, title
@@ -26,7 +27,7 @@ def curve_points(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     """
     from scipy.special import stdtrit
 
-    scores = record.scores.merge(record.columns[["task", "metric"]]).merge(panels(record, frame))
+    scores = scores_once(record).merge(record.columns[["task", "metric"]]).merge(panels(record, frame))
     if scores.empty:
         return scores
     lengths = scores.groupby(["trial", "stage"])["step"].max()

@@ -56,7 +56,7 @@ def flags(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Flag]:
     for key in swept_keys(ran):
         for (value, end), numbers in _at_edge(ran, key).items():
             what = (
-                f"{key}={value} is the best there, and the {end} that was tried; sweep further if that can be"
+                f"{key}={value} learned most in its arm and is the {end} that was tried; try more if you can"
             )
             yield Flag("edge of sweep", what, numbers)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,13 +34,37 @@ def score_cells(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     if means.empty:
         return pd.DataFrame(columns=CELLS)
     cells = _long(means, record.columns)
-    cells = trials.drop(columns="trial").drop_duplicates().merge(cells)
+    cells = _told(trials.drop(columns="trial").drop_duplicates().merge(cells), _trained(record, trials))
     for _, rows in cells.groupby("metric"):
         places = decimals(rows["value"])
         largest = rows["change"].abs().max()
         cells.loc[rows.index, "text"] = [fixed(value, places) or "—" for value in rows["value"]]
         cells.loc[rows.index, "change"] = rows["change"] / (largest or 1.0)
     return cells
+
+
+def _trained(record: StudyRecord, trials: pd.DataFrame) -> dict[int, dict[str, int]]:
+    """For each panel, the last stage that trained each task."""
+    last = record.trials.drop_duplicates("trial").set_index("trial")["last_trained"]
+    first = trials.drop_duplicates("panel")
+    return dict(zip(first["panel"], last[first["trial"]], strict=True))
+
+
+def _told(cells: pd.DataFrame, trained: Mapping[int, Mapping[str, int]]) -> pd.DataFrame:
+    """Name beside each stage the task that it trained last, and put columns in the order of their training."""
+
+    def row(panel: int, stage: int, name: str) -> str:
+        tasks = [task for task, last in trained[panel].items() if last == stage and stage > 0]
+        return f"{name}: {tasks[0]}" if len(tasks) == 1 else name
+
+    def place(panel: int, task: str) -> float:
+        return trained[panel].get(task) or math.inf  # probes stand last
+
+    rows = zip(cells["panel"], cells["stage"], cells["row"], strict=True)
+    places = zip(cells["panel"], cells["task"], strict=True)
+    told = cells.assign(row=[row(*each) for each in rows], place=[place(*each) for each in places])
+    told = told.sort_values(["panel", "stage", "place"], kind="stable", ignore_index=True)
+    return told.drop(columns=["place", "task"])
 
 
 def _means(record: StudyRecord, trials: pd.DataFrame) -> pd.DataFrame:
@@ -68,6 +94,7 @@ def _long(means: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
             "panel": np.repeat(each, width),
             "stage": np.repeat(stages, width),
             "row": np.repeat([f"stage {stage}" if stage else "base" for stage in stages], width),
+            "task": np.tile(columns["task"].astype(str), len(stages)),
             "column": np.tile(_names(columns), len(stages)),
             "metric": np.tile(columns["metric"].astype(str), len(stages)),
             "value": matrices.to_numpy(dtype=float).ravel(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from myosotis.data_record import DataRecord
 from myosotis.errors import StorageError
-from myosotis.ledger import StudyRecord, cache_folder, write_text
+from myosotis.ledger import StudyRecord, cache_folder, read_json, write_text
 from myosotis.report.data import HEADER, cells
 from myosotis.report.flags import Flag, flags
 from myosotis.report.numbers import decimals
@@ -38,6 +39,7 @@ def page(record: StudyRecord, frame: pd.DataFrame, data: DataRecord, shown: list
         name=record.name,
         style=_part("page.css"),
         script=_part("page.js"),
+        command=_command(record),
         statuses=record.trials["status"].value_counts().to_dict(),
         findings=list(findings(record, frame)),
         careful=list(warnings(frame, flagged)),
@@ -50,6 +52,7 @@ def page(record: StudyRecord, frame: pd.DataFrame, data: DataRecord, shown: list
         rows=rows.to_dict("records"),
         is_long=is_long,
         has_probes=bool((record.columns["role"] == "probe").any()),
+        has_ends=bool(frame["end"].notna().any()),
         has_gap=bool(frame["stability_gap"].notna().any()),
         failures=record.trials[record.trials["status"] == "failed"].to_dict("records"),
         scripts=_vega() if shown else "",
@@ -59,6 +62,12 @@ def page(record: StudyRecord, frame: pd.DataFrame, data: DataRecord, shown: list
 
 def _part(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _command(record: StudyRecord) -> str:
+    """The command line that the study's trials come from; nothing where there was none."""
+    path = record.folder / "study.json"
+    return f"myosotis run {shlex.join(read_json(path)['command'])}" if path.is_file() else ""
 
 
 def _marks(flagged: Iterable[Flag]) -> dict[int, list[str]]:

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from myosotis.ledger import HEADLINE, StudyRecord
-from myosotis.report.aggregate import configurations, t_interval, with_arm_names
+from myosotis.report.aggregate import configurations, scores_once, t_interval, with_arm_names
+from myosotis.report.ends import end_scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ALPHA = 0.05
 """The chance at which the pairs of one measure together call any two of the same configurations different."""
+MEAN = "mean end score"
+"""The mean over tasks, in the metric's own direction."""
 END = "end score of "
 """A task's measure: its score after the last stage, higher is better."""
 
@@ -24,7 +27,8 @@ END = "end score of "
 def paired(record: StudyRecord, chosen: Sequence[str] | None = None) -> pd.DataFrame:
     """One row a measure and pair of configurations whose trials share a metric, seeds and orders.
 
-    The measures are `learned`, `forgotten`, `forgotten_base`, and each task's and probe's score at the end.
+    The measures are `learned`, `forgotten`, `forgotten_base`, and the scores at the end: the mean over tasks, as it
+    is, and each task's and probe's, higher is better.
     Columns: `measure`; `configuration` and `other`; `difference`, the mean over the shared seeds and orders of
     the first less the second, with `low` and `high`, its paired 95 % t-interval; `n`, how many are shared; `p`,
     of the paired t-test; `p_corrected`, by Holm over all pairs of the measure; `verdict`: higher, lower, within
@@ -42,8 +46,22 @@ def paired(record: StudyRecord, chosen: Sequence[str] | None = None) -> pd.DataF
     labels = list(frame["label"] if chosen is None else frame.loc[frame["label"].isin(chosen), "label"])
     tests = 0 if chosen is None else len(frame) * (len(frame) - 1) // 2
     measures = [str(name) for name in values if name not in KEYS]
-    tables: list[pd.DataFrame] = [_compared(values, labels, measure, tests) for measure in measures]
+    pairs = list(combinations(labels, 2))
+    tables: list[pd.DataFrame] = [_compared(values, pairs, measure, tests) for measure in measures]
     return pd.concat(tables, ignore_index=True)
+
+
+def verdicts(record: StudyRecord, frame: pd.DataFrame, label: str, measure: str) -> dict[str, str]:
+    """Say how one of the configurations in `frame` stands to each of the others, by `paired` over all of the study.
+
+    Without those that it shares no seed, order and metric with.
+    """
+    everything = configurations(record)
+    values = _values(record, everything)
+    pairs = [(label, other) for other in frame["label"] if other != label]
+    tests = len(everything) * (len(everything) - 1) // 2
+    table = _compared(values, pairs, measure, tests)
+    return dict(zip(table["other"], table["verdict"], strict=True))
 
 
 KEYS = ("label", "seed", "order", "metric")
@@ -53,23 +71,26 @@ def _values(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     """One row a finished trial: its configuration's label, its seed, order and metric, and a column a measure."""
     trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
     trials = trials.merge(frame[["arm", "configuration", "label"]])
-    scores = record.scores.merge(record.columns[["task", "metric", "higher_is_better"]])
+    scores = scores_once(record).merge(record.columns[["task", "metric", "higher_is_better"]])
     ends = scores.sort_values(["stage", "step"], kind="stable").groupby(["trial", "task"], sort=False).tail(1)
     score = ends["value"].where(ends["higher_is_better"].astype(bool), -ends["value"])
     wide = ends.assign(score=score).pivot(index="trial", columns="task", values="score")
     names = [task for task in record.columns["task"] if task in wide]
     wide = wide[names].add_prefix(END)
-    return trials[["trial", *KEYS, *HEADLINE]].merge(wide, "left", on="trial").drop(columns="trial")
+    trials[MEAN] = trials["trial"].map(end_scores(record))
+    return trials[["trial", *KEYS, *HEADLINE, MEAN]].merge(wide, "left", on="trial").drop(columns="trial")
 
 
-def _compared(values: pd.DataFrame, labels: Sequence[str], measure: str, tests: int) -> pd.DataFrame:
-    """Hold every two configurations against each other by one measure."""
+def _compared(
+    values: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str, tests: int
+) -> pd.DataFrame:
+    """Hold configurations against each other by one measure."""
     import pandas as pd
 
     replicates = _replicates(values, measure)
     rows = []
-    for one, other in combinations([label for label in labels if label in replicates], 2):
-        found, against = replicates[one], replicates[other]
+    for one, other in pairs:
+        found, against = replicates.get(one, {}), replicates.get(other, {})
         shared = [place for place in found if place in against]
         differences = np.array([found[place] - against[place] for place in shared])
         if np.isfinite(differences).any():

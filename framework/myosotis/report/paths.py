@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import with_arm_names
+from myosotis.report.aggregate import scores_once, with_arm_names
 from myosotis.report.colours import colour
 from myosotis.report.numbers import decimals, fixed
 from myosotis.report.theme import INK
@@ -31,18 +31,20 @@ def path_points(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["number", "path", "value", "gain", "loss"]
-    names = record.variants["variant"].astype(str).str.extract(SETTING)
-    variants = record.variants.assign(path=names["path"], value_of=names["value"].astype(float))
+    variants = record.variants.drop_duplicates(["trial", "variant", "task", "metric"])
+    names = variants["variant"].astype(str).str.extract(SETTING)
+    variants = variants.assign(path=names["path"], value_of=names["value"].astype(float))
     variants = variants.dropna(subset=["value_of"])
     one = record.columns.groupby("role")["metric"].nunique()
     if variants.empty or not (one.get("task") == one.get("probe") == 1):
         return pd.DataFrame(columns=columns)
-    ends = record.scores.sort_values(["stage", "step"], kind="stable")
+    scored = scores_once(record)
+    ends = scored.sort_values(["stage", "step"], kind="stable")
     trained = ends[ends["trial"].isin(variants["trial"])].groupby(["trial", "task", "metric"]).tail(1)
     paths = variants[["trial", "path"]].drop_duplicates()
     trained = trained.merge(paths).assign(value_of=np.inf)
     scores = pd.concat([variants, trained]).merge(record.columns)
-    base = record.scores.loc[record.scores["stage"] == 0, ["trial", "task", "metric", "value"]]
+    base = scored.loc[scored["stage"] == 0, ["trial", "task", "metric", "value"]]
     scores = scores.merge(base, on=["trial", "task", "metric"], suffixes=("", "_base"))
     sign = np.where(scores["higher_is_better"], 1.0, -1.0)
     scores["change"] = sign * (scores["value"] - scores["value_base"])
@@ -72,6 +74,7 @@ def path_chart(frame: pd.DataFrame, points: pd.DataFrame) -> alt.LayerChart:
             for path, value in zip(points["path"], points["value"], strict=True)
         ],
         trained=points["value"].isna(),
+        label=["" if np.isnan(value) else f"{value:g}" for value in points["value"]],
         **{f"{name}_text": [fixed(each, at) for each in points[name]] for name, at in places.items()},
     )
     x = alt.X("gain:Q", title="tasks: better than the base", scale=alt.Scale(zero=False))
@@ -84,6 +87,7 @@ def path_chart(frame: pd.DataFrame, points: pd.DataFrame) -> alt.LayerChart:
         layer=[
             base.mark_line(strokeOpacity=0.7).encode(detail=["number:N", "path:N"], order="place:Q"),
             base.mark_circle(size=60, opacity=1).encode(tooltip=details),
+            base.mark_text(align="left", dx=6, dy=8, fontSize=10).encode(text="label:N"),
             base.transform_filter("datum.trained").mark_point(size=150, stroke=INK, filled=False),
             origin.mark_point(shape="cross", stroke=INK, size=80).encode(tooltip=alt.Tooltip("base:N")),
         ]

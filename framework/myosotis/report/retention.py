@@ -8,7 +8,7 @@ import numpy as np
 
 from myosotis.forgetting import stability_gap
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import with_arm_names
+from myosotis.report.aggregate import scores_once, with_arm_names
 from myosotis.report.axes import value_scale
 from myosotis.report.colours import colour, is_few
 from myosotis.report.numbers import decimals, fixed, with_interval
@@ -31,7 +31,7 @@ def placed_scores(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     """
     trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
     numbers = trials.merge(frame[["arm", "configuration", "number"]])[["trial", "number", "last_trained"]]
-    scores = record.scores.merge(record.columns[["task", "metric", "higher_is_better"]]).merge(numbers)
+    scores = scores_once(record).merge(record.columns[["task", "metric", "higher_is_better"]]).merge(numbers)
     last = [each.get(task) for each, task in zip(scores["last_trained"], scores["task"], strict=True)]
     scores = scores.assign(last=np.array(last, dtype=float)).query("stage >= last")
     scores = scores.sort_values(["stage", "step"], kind="stable").reset_index(drop=True)

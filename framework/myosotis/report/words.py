@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 
 from myosotis.ledger import HEADLINE, StudyRecord
 from myosotis.report.aggregate import FRONTS
+from myosotis.report.ends import end_is_higher_better
 from myosotis.report.flags import Flag
+from myosotis.report.importance import importance
 from myosotis.report.numbers import count, decimals, duration, with_interval
+from myosotis.report.pairs import MEAN, verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
 _NAMED = 4
+_LEAST_SHARE = 0.2
+"""A parameter that explains less is not worth a sentence."""
 
 
 def described(frame: pd.DataFrame) -> pd.DataFrame:
@@ -54,16 +59,46 @@ def findings(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Markup]:
     for metric, rows in ran.groupby("metric", dropna=False, sort=False):
         if ran["metric"].nunique() > 1:
             yield _text("By {}, which does not compare with the other metrics:", metric)
-        yield from _verdict(rows, how_it_forgets(ran))
+        yield from _verdict(record, rows, how_it_forgets(ran))
+    yield from _matters(record)
     yield from _undefined(record, ran)
     yield _replicates(ran["n"].tolist())
     yield from _left_out(frame)
 
 
-def _verdict(frame: pd.DataFrame, forgotten: str) -> Iterator[Markup]:
-    yield from _best(frame, "learned", "learned most", ascending=False)
-    yield from _best(frame, forgotten, "forgot least", ascending=True)
+def _verdict(record: StudyRecord, frame: pd.DataFrame, forgotten: str) -> Iterator[Markup]:
+    yield from _best(record, frame, "learned", "learned most", ascending=False)
+    yield from _best(record, frame, forgotten, "forgot least", ascending=True)
+    if "end" in frame:
+        yield from _best(
+            record,
+            frame,
+            "end",
+            "is best over all tasks at the end",
+            ascending=not end_is_higher_better(record),
+        )
     yield from _front(frame[frame[FRONTS[forgotten]]], len(frame))
+
+
+def _matters(record: StudyRecord) -> Iterator[Markup]:
+    """Which parameter explains most of what trials differ in."""
+    shares = importance(record).query("parameter != 'seed'")
+    several = shares.groupby("measure")["parameter"].transform("size") > 1
+    first = shares[several].sort_values("share", ascending=False, kind="stable").drop_duplicates("measure")
+    told = [
+        _text(
+            "<strong>{}</strong> for {} ({:.0%} of the variance)",
+            row["parameter"],
+            row["measure"],
+            row["share"],
+        )
+        for row in first.sort_index().to_dict("records")
+        if row["share"] >= _LEAST_SHARE
+    ]
+    if told:
+        from markupsafe import Markup
+
+        yield _text("What matters most: {}.", Markup(", ").join(told))
 
 
 def _text(sentence: str, *names: object) -> Markup:
@@ -80,24 +115,37 @@ def _axis_title(headline: str, columns: pd.DataFrame, higher: str, lower: str) -
     return f"{headline}: {higher if higher_is_better else lower} {metric}"
 
 
-def _best(frame: pd.DataFrame, headline: str, verb: str, *, ascending: bool) -> Iterator[Markup]:
+def _best(
+    record: StudyRecord, frame: pd.DataFrame, headline: str, verb: str, *, ascending: bool
+) -> Iterator[Markup]:
     """Who comes first by a headline, and how sure that is."""
     ranked = frame.dropna(subset=[headline]).sort_values(headline, ascending=ascending, kind="stable")
     if ranked.empty:
         return
     best, others = ranked.iloc[0], len(ranked) - 1
+    if headline == "end" and not others:
+        return
     told = best["label"], verb if others else verb.split()[0], best[f"{headline}_text"]
-    near = _reached(ranked, headline, ascending=ascending)
+    near = _near(record, ranked, headline, ascending=ascending)
     doubt = _text("; within noise of it: {}", names(near)) if near else ""
     yield _text("<strong>{}</strong> {}: {}{}.", *told, doubt)
 
 
-def _reached(ranked: pd.DataFrame, headline: str, *, ascending: bool) -> list[str]:
-    """Which others have an interval that meets the first one's; without intervals, its very mean."""
+def _near(record: StudyRecord, ranked: pd.DataFrame, headline: str, *, ascending: bool) -> list[str]:
+    """Which others are within noise of the first: by the paired test, or by their intervals where there is no pair.
+
+    Without intervals, those with its very mean.
+    """
     low = ranked[f"{headline}_low"].fillna(ranked[headline])
     high = ranked[f"{headline}_high"].fillna(ranked[headline])
     meets = low <= high.iloc[0] if ascending else high >= low.iloc[0]
-    return list(ranked.loc[meets, "label"])[1:]
+    found = verdicts(record, ranked, ranked["label"].iloc[0], MEAN if headline == "end" else headline)
+    by_test = {"within noise": True, "higher": False, "lower": False}
+    return [
+        label
+        for label, meeting in list(zip(ranked["label"], meets, strict=True))[1:]
+        if by_test.get(found.get(label, ""), meeting)
+    ]
 
 
 def names(labels: Sequence[str]) -> Markup:
@@ -151,10 +199,8 @@ def _replicates(counts: Sequence[int]) -> Markup:
         return _text("One seed only, so there is no interval: a small difference may be chance.")
     least, most = min(counts), max(counts)
     span = f"{least}" if least == most else f"{least} to {most}"
-    what = (
-        "Means over {} replicates (seeds and orders) with 95 % t-intervals; within noise is what these meet."
-    )
-    return _text(what, span)
+    what = "Means over {} replicates (seeds and orders) with 95 % t-intervals; {}."
+    return _text(what, span, "within noise is what a paired test over them does not tell apart")
 
 
 def _left_out(frame: pd.DataFrame) -> Iterator[Markup]:

@@ -31,12 +31,14 @@ def write_report(record: StudyRecord) -> Path:
     """
     from altair.utils.schemapi import debug_mode
 
+    from myosotis.report.ends import with_end_scores
     from myosotis.report.page import page
     from myosotis.report.pictures import pictures, write_files
     from myosotis.report.retention import with_stability_gaps
     from myosotis.report.words import described
 
-    frame = described(with_stability_gaps(record, configurations(record)))
+    frame = with_stability_gaps(record, with_end_scores(record, configurations(record)))
+    frame = described(frame)
     data = joined(read_data(record.folder / FILE).values())
     folder = record.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
