@@ -212,6 +212,32 @@ def test_tasks_that_share_a_head_choose_among_all_labels(tmp_path: Path) -> None
     assert sorted(example["outputs"]) == [0, 1, 2, 3]
 
 
+@torch.no_grad()
+def test_a_label_may_hold_what_stands_between_a_head_and_its_labels(tmp_path: Path) -> None:
+    labels = ("politics", "sport: tennis", "sport: football")
+    objective = by_head(labels=labels)
+    model = loaded("bert", tmp_path, objective)
+    model.module.eval()
+    rows = [{"text": "a match", "label": label} for label in labels]
+    losses = objective.predict(model.module, objective.encode(rows, model), model)["loss"]
+    ids = torch.tensor([model.tokenizer("a match")["input_ids"]] * 3)
+    logits = model.module(input_ids=ids).logits
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(3), reduction="none")
+    np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-5)
+
+
+def test_a_head_is_found_whatever_others_are_called(tmp_path: Path) -> None:
+    one, other = by_head("a"), by_head("a: b")
+    model = loaded("bert", tmp_path, one, other)
+    found = [each.encode(ROWS[:1], model)[0]["outputs"] for each in (one, other)]
+    assert found == [[0, 1], [2, 3]]
+
+
+def test_an_output_of_two_heads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="'sport: sad' names one of the head '' and one of 'sport'"):
+        loaded("bert", tmp_path, by_head("sport"), by_head(labels=("sport: sad", "glad")))
+
+
 # Methods
 
 

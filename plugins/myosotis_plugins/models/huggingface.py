@@ -33,7 +33,7 @@ from myosotis_plugins.models.weights import (
     not_loaded,
     weight_files,
 )
-from myosotis_plugins.objectives.heads import Head, Shape, common_head, may_tell_labels, shape_of
+from myosotis_plugins.objectives.heads import Head, Shape, common_head, may_tell_labels, set_labels, shape_of
 from myosotis_plugins.objectives.placed import padding
 from myosotis_plugins.quiet import quiet_libraries
 
@@ -152,8 +152,7 @@ class HuggingFace(ModelFactory):
         config = _config(folder, self.trust_remote_code)
         head = common_head(objectives, shape_of(config))
         if head.labels:
-            config.id2label = dict(enumerate(head.labels))
-            config.label2id = {label: number for number, label in config.id2label.items()}
+            set_labels(config, head)
             # By its padding a decoder finds a row's last token.
             config.pad_token_id = padding(Model(nn.Module(), tokenizer))
         return head, config

@@ -67,7 +67,8 @@ class Classification(Objective):
         """Ask for a causal model, or for an output a label."""
         if self.by == "likelihood" or (self.by == "auto" and shape == "decoder"):
             return Head(CAUSAL)
-        return Head(SEQUENCE_LABELS, label_head.output_names(self.labels, self.head_name))
+        names = label_head.output_names(self.labels, self.head_name)
+        return Head(SEQUENCE_LABELS, names, (self.head_name,) * len(names))
 
     def _has_head(self, model: Model) -> bool:
         config = getattr(model.module, "config", None)
