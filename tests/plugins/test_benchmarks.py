@@ -281,7 +281,10 @@ def test_a_number_that_no_label_has_is_refused_with_its_row(
     cls: type[Benchmark], row: Row, last: int, tmp_path: Path
 ) -> None:
     """A split whose labels are kept back numbers them -1, which Python would take for the last."""
-    good = {**row, **{key: [0] if key == "ner_tags" else 0 for key in row.keys() & {"label", "topic", "ner_tags"}}}
+    good = {
+        **row,
+        **{key: [0] if key == "ner_tags" else 0 for key in row.keys() & {"label", "topic", "ner_tags"}},
+    }
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (good, row)))
     told = rf"test.jsonl:2: a label must be a number from 0 to {last}, but is (-1|2|None); a split without labels"
     with pytest.raises(DataError, match=told):

@@ -153,7 +153,9 @@ class Hub(TableDataset):
         column = self.columns[LABELS[self.chosen]]
         value = row[column]
         with located(f"{place}: column {column!r}"):
-            labels = [named(each, names) for each in value] if isinstance(value, list) else named(value, names)
+            labels = (
+                [named(each, names) for each in value] if isinstance(value, list) else named(value, names)
+            )
         return self.row(place, {**row, column: labels})
 
     def named_labels(self) -> list[str] | None:

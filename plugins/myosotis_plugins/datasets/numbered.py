@@ -16,7 +16,7 @@ def named(number: Any, names: Sequence[str]) -> str:
     """
     if not isinstance(number, int) or not 0 <= number < len(names):
         raise DataError(
-            f"a label must be a number from 0 to {len(names) - 1}, but is {number!r}; a split without labels cannot "
-            "be scored: take another, such as validation"
+            f"a label must be a number from 0 to {len(names) - 1}, but is {number!r}; a split without labels "
+            "cannot be scored: take another, such as validation"
         )
     return names[number]

@@ -42,6 +42,7 @@ class Classification(Objective):
         head_name: by head: what it is called.
     """
 
+    version = 2
     metrics = ("accuracy", "label_cross_entropy")
     in_order = True
     row_by_row = True

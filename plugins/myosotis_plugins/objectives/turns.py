@@ -14,10 +14,17 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Turn:
-    """What is asked, with all that the template writes before the answer, and the answer."""
+    """What is asked, with all that the template writes before the answer, and the answer.
+
+    Attributes:
+        prompt: what is asked.
+        response: the answer, with what the template writes behind it.
+        open: whether the tokenizer's end must follow, for the template writes none.
+    """
 
     prompt: str
     response: str
+    open: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ def turns_by_chat_template(tokenizer: Any, messages: Messages) -> list[Turn]:
         DataError: the template writes the beginning of a longer conversation in another way.
     """
     written, turns = "", []
+    ends = end_of_turn(tokenizer) is not None
     for number in range(len(messages)):
         if messages[number]["role"] != "user":
             continue
@@ -85,14 +93,22 @@ def turns_by_chat_template(tokenizer: Any, messages: Messages) -> list[Turn]:
         answer = messages[number + 1 : number + 2]
         closed = _rendered(tokenizer, messages[: number + 2], False)
         # Where an answer that is there begins otherwise than one to come: as the model will be asked for it.
-        said = (
-            closed[len(opened) :]
-            if closed.startswith(opened)
-            else "".join(each["content"] for each in answer)
-        )
-        turns.append(Turn(opened[len(written) :], said))
+        whole = closed.startswith(opened)
+        said = closed[len(opened) :] if whole else "".join(each["content"] for each in answer)
+        last = number + 2 >= len(messages)
+        turns.append(Turn(opened[len(written) :], said, open=last and not (whole and ends)))
         written = opened + said
     return turns
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """Give the token by which the tokenizer's own template ends an answer; None where it writes none."""
+    answer = "Myosotis"
+    chat = [{"role": "user", "content": "Name a flower."}, {"role": "assistant", "content": answer}]
+    behind = _rendered(tokenizer, chat, False).rpartition(answer)[2].strip()
+    written = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    # Marks have tokens of their own; what is put together from others ends nothing.
+    return next((token for token in written[:1] if token in tokenizer.added_tokens_decoder), None)
 
 
 def _rendered(tokenizer: Any, messages: Messages, opens: bool) -> str:
