@@ -83,8 +83,8 @@ def common_head(objectives: Collection[Objective], shape: Shape) -> Head:
             "out, or take by=likelihood where the model is a decoder"
         )
     owners = _owners(heads)
-    named = tuple(owners.values()) if any(owners.values()) else ()
-    return Head(kinds[0] if kinds else CAUSAL, tuple(owners), named)
+    kind = kinds[0] if kinds else CAUSAL
+    return Head(kind, tuple(owners), tuple(owners.values()) if any(owners.values()) else ())
 
 
 def _owners(heads: Sequence[Head]) -> Mapping[str, str]:

@@ -101,8 +101,8 @@ class Instruction(Objective):
         turns = self._turns(chats, model)
         pieces = self._pieces([self._texts(each, len(shown)) for each in turns], model)
         return [
-            self._example(number, *each, len(shown), chat[-1]["content"], model.tokenizer)
-            for number, (*each, chat) in enumerate(zip(turns, pieces, chats, strict=True), 1)
+            self._example(number, said, ids, len(shown), chat[-1]["content"], model.tokenizer)
+            for number, (said, ids, chat) in enumerate(zip(turns, pieces, chats, strict=True), 1)
         ]
 
     def _pieces(self, rows: Sequence[Sequence[str]], model: Model) -> list[list[list[int]]]:
@@ -158,8 +158,8 @@ class Instruction(Objective):
         response, labels = list[int](), list[int]()
         for index, piece in enumerate(pieces[shown + 1 :]):
             answers = index % 2 == 0
-            ends = answers and turns[(shown + index) // 2].open and end is not None and end not in piece
-            whole = [*piece, end] if ends else piece
+            ends = answers and turns[(shown + index) // 2].open
+            whole = [*piece, end] if ends and end is not None and end not in piece else piece
             response += whole
             labels += whole if answers else [causal.IGNORED] * len(whole)
         if not response:
