@@ -26,6 +26,7 @@ from transformers import (
 )
 
 import myosotis
+from myosotis.answers import answers
 from myosotis.export import base_weights, model_and_objectives, resolved_config, saved_model
 from myosotis.ledger import StudyRecord, read_json, read_scores
 from myosotis.plugins import load_registry
@@ -292,22 +293,32 @@ def test_a_saved_adapter_names_the_weights_that_it_stands_on(on_others: Path) ->
     assert torch.equal(logits(found), on_the_tuned(on_others))
 
 
+def test_what_is_compared_stands_on_the_weights_in_the_bases_place(on_others: Path) -> None:
+    run, tokenizer = trial(on_others, "finetuned + lora", "tuned"), tiny.tokenizer()
+    prompts = [f"What comes after {number}?" for number in range(20, 30)]
+    expected = []
+    for folder in (trial(on_others, "full") / "adapter", on_others / "base"):
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), run / "adapter")
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        asked = [torch.tensor([tokenizer(f"Question: {each}\nAnswer: ")["input_ids"]]) for each in prompts]
+        written = [model.generate(input_ids=ids, max_new_tokens=8, do_sample=False) for ids in asked]
+        texts = [ids[0, each.shape[1] :] for ids, each in zip(written, asked, strict=True)]
+        expected.append(tuple(tokenizer.decode(text, skip_special_tokens=True) for text in texts))
+    assert expected[0] != expected[1]
+    assert answers(load_registry(), [run], prompts, 8)[1].texts == expected[0]
+
+
 @pytest.mark.parametrize("method", ["finetuned + lora", "finetuned + adapters"])
-def test_what_is_compared_stands_on_the_weights_in_the_bases_place(method: str, on_others: Path) -> None:
-    """It scores as its trial did."""
-    run = trial(on_others, method, "tuned")
-    registry = load_registry()
+def test_what_is_loaded_again_scores_as_the_trial_did(method: str, on_others: Path) -> None:
+    run, registry = trial(on_others, method, "tuned"), load_registry()
     config = resolved_config(run)
     factory, [objective] = model_and_objectives(registry, config)
     model = factory.restore(saved_model(run), [objective], base_weights(registry, config))
     model.module.eval()
     with torch.no_grad():
         columns = objective.predict(model.module, objective.encode(ROWS[9::10], model), model)
-    [last] = [
-        each
-        for each in read_scores(run / "scores.jsonl")
-        if each.stage == 1 and each.metric == "cross_entropy"
-    ]
+    scores = read_scores(run / "scores.jsonl")
+    [last] = [each for each in scores if each.stage == 1 and each.metric == "cross_entropy"]
     assert columns["loss"].sum() / columns["tokens"].sum() == pytest.approx(last.value, rel=1e-4)
 
 

@@ -13,6 +13,7 @@ from myosotis.errors import ConfigurationError, DataError
 from myosotis.interfaces import Example, Model, Objective, Rows
 from myosotis.testing import ObjectiveTestSuite
 from myosotis_plugins.objectives.instruction import Instruction
+from myosotis_plugins.objectives.turns import TEMPLATES, end_of_turn
 from tests.plugins import tiny
 
 ROWS = [
@@ -218,6 +219,13 @@ def test_a_tokenizer_that_begins_texts_with_a_space_does_so_once_a_conversation(
     tokens, trained = spoken(Instruction(template="chat"), replace(model, tokenizer=tokenizer), TALK)
     assert tokens == tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
     assert tokenizer.convert_ids_to_tokens(trained) == ["4", "</s>", "5", "</s>"]
+
+
+def test_a_template_that_cannot_write_its_end_has_none() -> None:
+    model = tiny.model()
+    model.tokenizer.eos_token = None
+    model.tokenizer.chat_template = TEMPLATES["plain"].jinja(begins=False)
+    assert end_of_turn(model.tokenizer) is None
 
 
 def test_an_answer_is_over_where_the_template_ends_a_turn() -> None:

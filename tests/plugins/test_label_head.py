@@ -305,6 +305,25 @@ def test_what_is_exported_loads_by_the_libraries_with_its_labels(merge: bool, tm
         assert found.config.id2label == {0: "sad", 1: "glad"}
 
 
+def test_what_loads_an_adapter_on_a_decoder_says_what_rows_are_filled_up_with(tmp_path: Path) -> None:
+    objective = by_head()
+    factory = tiny.factory(tiny.save(tiny.llama(), tmp_path / "base"))
+    model = factory.load([objective])
+    adapted = LoRA(rank=2).adapt(model, tiny.context(model))
+    for name in ("saved", "out"):
+        (tmp_path / name).mkdir()
+    factory.save(replace(model, module=adapted), tmp_path / "saved")
+    exported = factory.export(tmp_path / "saved", tmp_path / "out", [objective], False, None)
+    made: dict[str, Any] = {}
+    exec(exported.usage.replace("{folder}", str(tmp_path / "out")), made)
+    end = model.tokenizer.eos_token_id
+    rows = [model.tokenizer(text)["input_ids"] for text in ("rain", "a feast")]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [end] * (width - len(row)) for row in rows])
+    alone = [adapted.eval()(torch.tensor([row])).logits[0] for row in rows]
+    torch.testing.assert_close(made["model"].eval()(ids).logits, torch.stack(alone), rtol=1e-5, atol=1e-5)
+
+
 def test_methods_without_a_place_for_a_head_say_so(tmp_path: Path) -> None:
     model = loaded("bert", tmp_path, by_head())
     with pytest.raises(

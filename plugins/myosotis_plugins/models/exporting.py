@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,8 @@ from myosotis_plugins.objectives.turns import end_of_turn
 from myosotis_plugins.quiet import quiet_libraries
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
 BASE = "base"
 """The folder in an adapter's, for a base that is nowhere else."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package that a base comes with.
-
-    Attributes:
-        name: as the index knows it.
-        module: as Python does.
-        folder: where in it the base is.
-    """
-
-    name: str
-    module: str
-    folder: str
 
 
 def check_export(saved: Path, merge: bool, dtype: str | None) -> None:
@@ -109,61 +90,6 @@ def ends(known: int | list[int] | None, tokenizer: Any) -> int | list[int] | Non
     found = known if isinstance(known, list) else [] if known is None else [known]
     own = end_of_turn(tokenizer) if tokenizer.chat_template else None
     return known if own is None or own in found else [*found, own]
-
-
-def usage_of_whole(kind: str) -> str:
-    """Give the lines that load an exported folder of whole weights.
-
-    Args:
-        kind: the class of transformers, such as `AutoModelForCausalLM`.
-    """
-    return _lines(
-        f"from transformers import {kind}, AutoTokenizer", f'model = {kind}.from_pretrained("{{folder}}")'
-    )
-
-
-def usage_of_adapter(kind: str, options: Mapping[str, Any]) -> str:
-    """Give the lines that load an exported adapter, whose base PEFT finds by what is written down.
-
-    Args:
-        kind: the class of transformers for its base.
-        options: what the base's configuration does not say, such as labels.
-    """
-    loader = f"AutoPeft{kind.removeprefix('Auto')}"
-    return _lines(
-        f"from peft import {loader}\nfrom transformers import AutoTokenizer",
-        f'model = {loader}.from_pretrained("{{folder}}"{_given(options)})',
-    )
-
-
-def usage_on_base(kind: str, base: str | Package, options: Mapping[str, Any]) -> str:
-    """Give the lines that load an exported adapter onto a base.
-
-    Args:
-        kind: the class of transformers for the base.
-        base: the base's folder, or the package that has it.
-        options: as of `usage_of_adapter`.
-    """
-    if isinstance(base, Package):
-        first, place = (
-            "from importlib.resources import files\n\n",
-            f'files("{base.module}") / "{base.folder}"',
-        )
-    else:
-        first, place = "", f'"{base}"'
-    return _lines(
-        f"{first}from peft import PeftModel\nfrom transformers import {kind}, AutoTokenizer",
-        f"base = {kind}.from_pretrained({place}{_given(options)})\n"
-        'model = PeftModel.from_pretrained(base, "{folder}")',
-    )
-
-
-def _lines(imports: str, model: str) -> str:
-    return f'{imports}\n\n{model}\ntokenizer = AutoTokenizer.from_pretrained("{{folder}}")'
-
-
-def _given(options: Mapping[str, Any]) -> str:
-    return "".join(f", {name}={value!r}" for name, value in options.items())
 
 
 def licence_of(folder: Path) -> str | None:

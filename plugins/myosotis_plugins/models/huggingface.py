@@ -16,21 +16,19 @@ from myosotis.errors import ConfigurationError, ModelError, first_line
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective, file_hash
 from myosotis_plugins.blocks import chained_blocks
 from myosotis_plugins.gradient_checkpointing import checkpoint_blocks
+from myosotis_plugins.models import usage
 from myosotis_plugins.models.exporting import (
     BASE,
-    Package,
     check_export,
     ends,
     export_adapter,
     export_whole,
     is_adapter,
     licence_of,
-    usage_of_adapter,
-    usage_of_whole,
-    usage_on_base,
     write_whole,
 )
 from myosotis_plugins.models.saved import check_adapter, merged, put_on
+from myosotis_plugins.models.usage import Package
 from myosotis_plugins.models.weights import (
     LOADING_ERRORS,
     WEIGHTS,
@@ -231,25 +229,21 @@ class HuggingFace(ModelFactory):
         adapter = is_adapter(saved) and not merge
         if not adapter:
             export_whole(self._beneath(objectives, weights), saved, folder, dtype, tokenizer)
-            usage = usage_of_whole(head.kind)
+            code = usage.whole(head.kind)
         elif self.adapter is not None or weights is not None:
             # No folder and no repository has this base.
             export_adapter(saved, folder, f"./{BASE}", None, dtype)
             write_whole(self._beneath(objectives, weights).module, folder / BASE, dtype, tokenizer)
-            usage = usage_on_base(head.kind, f"{{folder}}/{BASE}", {})
+            code = usage.adapter(head.kind, f"{{folder}}/{BASE}", {})
         else:
             export_adapter(saved, folder, self._location(), self.revision, dtype)
-            options = self._unsaid(config) if head.labels else {}
-            usage = (
-                usage_of_adapter(head.kind, options)
-                if package is None
-                else usage_on_base(head.kind, package, options)
-            ) + self._told_ends(head, tokenizer)
+            code = usage.adapter(head.kind, package, self._unsaid(config) if head.labels else {})
+            code += self._told_ends(head, tokenizer)
         return Exported(
             library="peft" if adapter else "transformers",
             base=self._location(),
             licence=licence_of(self._folder()),
-            usage=usage,
+            usage=code,
             package=None if package is None else package.name,
         )
 

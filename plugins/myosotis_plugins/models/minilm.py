@@ -10,9 +10,9 @@ from typing import Literal
 from myosotis import hookimpl
 from myosotis.errors import ModelError
 from myosotis.interfaces import ModelFactory
-from myosotis_plugins.models.exporting import Package
 from myosotis_plugins.models.huggingface import HuggingFace
 from myosotis_plugins.models.packaged import PackagedModel
+from myosotis_plugins.models.usage import Package
 
 MYOSOTIS_API = 1
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from myosotis import hookimpl
 from myosotis.interfaces import ModelFactory, Objective
-from myosotis_plugins.models.exporting import Package
 from myosotis_plugins.models.huggingface import HuggingFace
 from myosotis_plugins.models.packaged import PackagedModel
+from myosotis_plugins.models.usage import Package
 from myosotis_plugins.objectives.heads import common_head
 
 MYOSOTIS_API = 1

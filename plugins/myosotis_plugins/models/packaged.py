@@ -10,8 +10,8 @@ from typing import ClassVar
 from torch import nn
 
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective
-from myosotis_plugins.models.exporting import Package
 from myosotis_plugins.models.huggingface import HuggingFace
+from myosotis_plugins.models.usage import Package
 
 
 class PackagedModel(ModelFactory):

@@ -141,7 +141,8 @@ class Instruction(Objective):
                 f"template=chat must have a tokenizer with a chat template, but this model's has none; "
                 f"use one of {', '.join(TEMPLATES)}"
             )
-        return [turns_by_chat_template(model.tokenizer, chat) for chat in chats]
+        ends = end_of_turn(model.tokenizer) is not None
+        return [turns_by_chat_template(model.tokenizer, chat, ends) for chat in chats]
 
     def _example(
         self,

@@ -73,14 +73,18 @@ TEMPLATES: Mapping[str, Template] = {
 }
 
 
-def turns_by_chat_template(tokenizer: Any, messages: Messages) -> list[Turn]:
+def turns_by_chat_template(tokenizer: Any, messages: Messages, ends: bool) -> list[Turn]:
     """Write a conversation by the tokenizer's own template, one turn after the other.
+
+    Args:
+        tokenizer: has the template.
+        messages: the conversation.
+        ends: whether the template ends an answer, as `end_of_turn` tells.
 
     Raises:
         DataError: the template writes the beginning of a longer conversation in another way.
     """
     written, turns = "", []
-    ends = end_of_turn(tokenizer) is not None
     for number in range(len(messages)):
         if messages[number]["role"] != "user":
             continue
@@ -103,10 +107,15 @@ def turns_by_chat_template(tokenizer: Any, messages: Messages) -> list[Turn]:
 
 def end_of_turn(tokenizer: Any) -> int | None:
     """Give the token by which the tokenizer's own template ends an answer; None where it writes none."""
+    from jinja2 import TemplateError
+
     answer = "Myosotis"
     chat = [{"role": "user", "content": "Name a flower."}, {"role": "assistant", "content": answer}]
-    behind = _rendered(tokenizer, chat, False).rpartition(answer)[2].strip()
-    written = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    try:
+        behind = _rendered(tokenizer, chat, False).rpartition(answer)[2]
+    except TemplateError:  # such as one with the end of a tokenizer that has none
+        return None
+    written = tokenizer(behind.strip(), add_special_tokens=False)["input_ids"]
     # Marks have tokens of their own; what is put together from others ends nothing.
     return next((token for token in written[:1] if token in tokenizer.added_tokens_decoder), None)
 
