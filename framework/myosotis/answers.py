@@ -8,7 +8,7 @@ from pathlib import Path
 
 from myosotis.errors import ConfigurationError, located
 from myosotis.evaluation import Runtime, choose_runtime, evaluating
-from myosotis.export import model_and_objectives, resolved_config, saved_model
+from myosotis.export import base_weights, model_and_objectives, resolved_config, saved_model
 from myosotis.interfaces import Model, Objective
 from myosotis.ledger import content_hash, read_entries
 from myosotis.plugins import Registry
@@ -55,7 +55,8 @@ def answers(
             base = content_hash([config["model"], runtime.precision, repr(objectives[0])])
             if base not in found:
                 found[base] = Answers("base", asked.of(factory.load(objectives)))
-            found[str(trial)] = Answers(_label(trial), asked.of(factory.restore(saved, objectives)))
+            restored = factory.restore(saved, objectives, base_weights(registry, config))
+            found[str(trial)] = Answers(_label(trial), asked.of(restored))
     return list(found.values())
 
 

@@ -51,6 +51,12 @@ def model_and_objectives(
     return resolver.model(config), [task.objective for task in tasks]
 
 
+def base_weights(registry: Registry, config: Mapping[str, Any]) -> Path | None:
+    """Find the weights that a trial's methods put in the base's place; None where they keep the base's."""
+    found = [method.base_weights() for method in Resolver(registry).methods(config).values()]
+    return next((each for each in reversed(found) if each is not None), None)
+
+
 def export_trial(registry: Registry, trial: Path, folder: Path, merge: bool, dtype: str | None) -> None:
     """Write a trial's model with its tokenizer and a model card; the folder is whole or not there.
 
@@ -70,12 +76,13 @@ def export_trial(registry: Registry, trial: Path, folder: Path, merge: bool, dty
     saved = saved_model(trial)
     config = resolved_config(trial)
     factory, objectives = model_and_objectives(registry, config)
+    weights = base_weights(registry, config)
     with stored(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
             temporary = Path(name) / "model"
             temporary.mkdir()
-            exported = factory.export(saved, temporary, objectives, merge, dtype)
+            exported = factory.export(saved, temporary, objectives, merge, dtype, weights)
             result, manifest = read_json(trial / "result.json"), read_json(trial / "manifest.json")
             card = model_card(
                 exported, folder.name, config, read_scores(trial / "scores.jsonl"), result, manifest

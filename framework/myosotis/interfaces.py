@@ -408,12 +408,14 @@ class Exported:
         base: the base's id on the Hub, or the folder that it came from.
         licence: the base's, as its own card names it; None where it names none.
         usage: Python that loads it, `{folder}` standing for where it lies.
+        package: the package that the base comes with, by the name that the index knows it by; None of others.
     """
 
     library: str
     base: str
     licence: str | None
     usage: str
+    package: str | None = None
 
 
 class ModelFactory(Plugin):
@@ -447,8 +449,13 @@ class ModelFactory(Plugin):
     def save(self, model: Model, folder: Path) -> None:
         """Write what training changed, as an adapter or as whole weights, into an empty folder."""
 
-    def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
+    def restore(self, saved: Path, objectives: Collection[Objective], weights: Path | None = None) -> Model:
         """Load the base with what `save` wrote put onto it.
+
+        Args:
+            saved: the folder that `save` filled.
+            objectives: those that the base was loaded for.
+            weights: those that a method put in the base's place before, as its `base_weights` says.
 
         Raises:
             ModelError: it does not fit the base.
@@ -456,7 +463,13 @@ class ModelFactory(Plugin):
         raise ModelError(f"{type(self).__name__} cannot load again what it saved, for it has no restore")
 
     def export(
-        self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
+        self,
+        saved: Path,
+        folder: Path,
+        objectives: Collection[Objective],
+        merge: bool,
+        dtype: str | None,
+        weights: Path | None = None,
     ) -> Exported:
         """Write what `save` wrote so that the field's libraries load it without this project.
 
@@ -466,6 +479,7 @@ class ModelFactory(Plugin):
             objectives: those that the base was loaded for.
             merge: whether an adapter is put into the base's weights, which are written then.
             dtype: of what is written, such as `bfloat16`; as it was saved where not given.
+            weights: as of `restore`.
 
         Raises:
             ModelError: no other library can load it, or it cannot be merged.
@@ -554,6 +568,13 @@ class Method(Plugin):
     def adapt(self, model: Model, context: Context) -> nn.Module:
         """Insert adapters or wrap, once; give the module to train. May be called on an outline."""
         return model.module
+
+    def base_weights(self) -> Path | None:
+        """Name the folder of whole weights that `adapt` puts in the base's place; None where it keeps the base's.
+
+        What is saved of a trial, such as an adapter, is put onto these again.
+        """
+        return None
 
     @classmethod
     def stack(cls, layers: Sequence[nn.Module]) -> StackedOperation | None:

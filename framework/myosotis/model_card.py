@@ -32,7 +32,9 @@ def model_card(
         manifest: its `manifest.json`.
     """
     local = Path(exported.base).is_absolute()
-    base = Path(exported.base).name if local else exported.base
+    base = f"`{Path(exported.base).name if local else exported.base}`"
+    if exported.package is not None:
+        base = f"The model of the package `{exported.package}` (`pip install {exported.package}`)"
     front = ModelCardData(
         base_model=None if local else exported.base,
         library_name=exported.library,
@@ -47,11 +49,11 @@ def model_card(
             "",
             f"# {name}",
             "",
-            f"`{base}`, fine-tuned with {' and '.join(config['method']) or 'no method'} on "
+            f"{base}, fine-tuned with {' and '.join(config['method']) or 'no method'} on "
             f"{', '.join(config['dataset']) or 'nothing'}: trial `{result['trial']}`, seed {config['seed']}.",
             "",
             "```python",
-            exported.usage.format(folder=name),
+            exported.usage.replace("{folder}", name),
             "```",
             "",
             "## Scores",

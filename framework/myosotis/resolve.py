@@ -116,10 +116,7 @@ class Resolver:
         resolved = _resolved(config)
         _check_whole(resolved)
         model = self.model(resolved)
-        methods = {
-            name: cast(Method, self._make(f"method.{name}", node))
-            for name, node in resolved["method"].items()
-        }
+        methods = self.methods(resolved)
         tasks = self._tasks(resolved)
         trainer = checked_trainer(self._typed(config.trainer, resolved["trainer"], TrainerConfig))
         optimizer = checked_optimizer(self._typed(config.optimizer, resolved["optimizer"], OptimizerConfig))
@@ -171,6 +168,13 @@ class Resolver:
     def model(self, resolved: Mapping[str, Any]) -> ModelFactory:
         """Make the model factory of a resolved configuration."""
         return cast(ModelFactory, self._make("model", resolved["model"]))
+
+    def methods(self, resolved: Mapping[str, Any]) -> dict[str, Method]:
+        """Make the methods of a resolved configuration, by name."""
+        return {
+            name: cast(Method, self._make(f"method.{name}", node))
+            for name, node in resolved["method"].items()
+        }
 
     def _logger(self, config: DictConfig) -> DictConfig:
         content = repr(config.logger)

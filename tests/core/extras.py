@@ -80,6 +80,10 @@ class Diary(Method):
         CALLS.append(("adapt", context.outline, context.stage.index))
         return model.module
 
+    def base_weights(self) -> Path | None:
+        CALLS.append(("base_weights",))
+        return Path("tuned")
+
     def training_data(
         self, stage: Stage, data: Mixture, seen: Mapping[str, Rows], context: Context
     ) -> Mixture:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from myosotis.interfaces import Exported
 from tests.core.commands import run_at, toy
+from tests.toy import ToyModel
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -25,6 +27,26 @@ def test_a_model_without_a_way_out_is_refused(trial: str, call: Call) -> None:
     code, _, error = call("export", trial, "--to", "out")
     assert (code, error.strip()) == (2, "error: ToyModel cannot be exported, for it has no export")
     assert sorted(Path().iterdir()) == before
+
+
+def test_a_model_is_written_on_the_weights_that_a_method_put_in_the_bases_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    given: list[object] = []
+
+    def export(self: ToyModel, *arguments: object) -> Exported:
+        given.extend(arguments)
+        return Exported("toy", "points", None, "model = 3")
+
+    command = toy("method=[plain,diary],[plain]", "trainer.max_steps=2", "study=one")
+    trials = run_at(tmp_path, *command, modules="tests.toy,tests.core.extras").trials
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MYOSOTIS_PLUGINS", "tests.toy,tests.core.extras")
+    monkeypatch.setattr(ToyModel, "export", export)
+    for arm, weights in {"plain + diary": Path("tuned"), "plain": None}.items():
+        [trial] = trials[trials.arm == arm].trial
+        assert call("export", trial, "--to", arm)[0] == 0
+        assert given.pop() == weights
 
 
 def test_an_objective_without_answers_is_refused(trial: str, call: Call) -> None:

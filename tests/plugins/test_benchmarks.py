@@ -265,6 +265,32 @@ def sst2(folder: Path, **parameters: Any) -> SST2:
     return SST2(path=str(folder), **parameters)
 
 
+@pytest.mark.parametrize(
+    ("cls", "row", "last"),
+    [
+        (SST2, {"sentence": "a fine film", "label": -1}, 1),
+        (AGNews, {"text": "rain", "label": -1}, 3),
+        (Yahoo, {"question_title": "rain?", "question_content": "", "best_answer": "", "topic": -1}, 9),
+        (AmazonPolarity, {"title": "good", "content": "it works", "label": -1}, 1),
+        (WNUT17, {"tokens": ["rain"], "ner_tags": [-1]}, 12),
+        (SST2, {"text": "a fine film", "label": 2}, 1),
+        (SST2, {"text": "a fine film", "label": None}, 1),
+    ],
+)
+def test_a_number_that_no_label_has_is_refused_with_its_row(
+    cls: type[Benchmark], row: Row, last: int, tmp_path: Path
+) -> None:
+    """A split whose labels are kept back numbers them -1, which Python would take for the last."""
+    good = {
+        **row,
+        **{key: [0] if key == "ner_tags" else 0 for key in row.keys() & {"label", "topic", "ner_tags"}},
+    }
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (good, row)))
+    told = rf"test.jsonl:2: a label must be a number from 0 to {last}, but is (-1|2|None); a split without labels"
+    with pytest.raises(DataError, match=told):
+        cls(path=str(tmp_path)).split("test")
+
+
 def test_fewer_training_rows_are_among_more(tmp_path: Path) -> None:
     texts = {
         count: [row["text"] for row in sst2(tmp_path, train_rows=count).split("train") or ()]

@@ -86,7 +86,7 @@ def test_numbered_labels_get_their_names(tmp_path: Path) -> None:
     assert dataset.objective()[1]["labels"] == ["sea", "land"]
     assert listed(dataset.split("test")) == [{"text": "a", "label": "land"}, {"text": "b", "label": "sea"}]
     blind = Hub(folder, test="blind", objective="classification", columns={"text": "body", "label": "kind"})
-    message = f"{folder}, split blind, row 1: column 'kind' must number one of 2 labels from 0, but is -1"
+    message = f"{folder}, split blind, row 1: column 'kind': a label must be a number from 0 to 1, but is -1"
     with pytest.raises(DataError, match=re.escape(message)):
         blind.split("test")
 

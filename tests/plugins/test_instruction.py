@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from myosotis.errors import ConfigurationError, DataError
 from myosotis.interfaces import Example, Model, Objective, Rows
 from myosotis.testing import ObjectiveTestSuite
 from myosotis_plugins.objectives.instruction import Instruction
+from myosotis_plugins.objectives.turns import TEMPLATES, end_of_turn
 from tests.plugins import tiny
 
 ROWS = [
@@ -25,6 +30,11 @@ CHAT = (
 
 def ids(text: str) -> list[int]:
     found: list[int] = tiny.tokenizer()(text)["input_ids"]
+    return found
+
+
+def ids_of(model: Model, text: str) -> list[int]:
+    found: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     return found
 
 
@@ -148,6 +158,87 @@ def test_a_conversation_by_the_tokenizers_template_is_what_that_writes() -> None
     assert tokens == model.tokenizer.apply_chat_template(TALK, return_dict=False)
     end = model.tokenizer.eos_token_id
     assert trained == [*ids("4"), end, *ids("5"), end]
+
+
+IM = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MODEL_TURNS = (
+    "<s>{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
+BARE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHATML, "</s>"),
+        (IM.replace("<|im_end|>", "</s>"), "</s>"),
+        (IM, "<|im_end|>"),
+        (MODEL_TURNS, "<end_of_turn>"),
+    ],
+)
+def test_a_conversation_has_the_templates_tokens_whatever_ends_its_turns(template: str, end: str) -> None:
+    """Qwen's base models and Gemma's end a turn with another token than a text."""
+    model = tiny.model()
+    model.tokenizer.add_special_tokens({"extra_special_tokens": [end, "<|im_start|>", "<start_of_turn>"]})
+    model.tokenizer.chat_template = template
+    for talk in (TALK, TALK[1:3]):
+        tokens, trained = spoken(Instruction(template="chat"), model, talk)
+        assert tokens == model.tokenizer.apply_chat_template(talk, tokenize=True, return_dict=False)
+        written = "\n" if template.endswith("assistant\n{% endif %}") else ""
+        answers = [each["content"] for each in talk if each["role"] == "assistant"]
+        assert trained == ids_of(model, "".join(f"{answer}{end}{written}" for answer in answers))
+
+
+def test_a_template_that_ends_no_turn_is_ended_after_the_last() -> None:
+    model = tiny.model()
+    model.tokenizer.chat_template = BARE
+    tokens, _ = spoken(Instruction(template="chat"), model, TALK)
+    told = model.tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
+    assert tokens == [*told, model.tokenizer.eos_token_id]
+
+
+def test_a_tokenizer_that_begins_texts_with_a_space_does_so_once_a_conversation() -> None:
+    """As those of Llama 2 and Gemma do."""
+    model = tiny.model()
+    made = Tokenizer(
+        models.BPE(
+            {letter: number for number, letter in enumerate("▁ <|>/abcdefghijklmnopqrstuvwxyz.?450123BTAS")},
+            [],
+        )
+    )
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
+    tokenizer.chat_template = CHATML
+    tokens, trained = spoken(Instruction(template="chat"), replace(model, tokenizer=tokenizer), TALK)
+    assert tokens == tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
+    assert tokenizer.convert_ids_to_tokens(trained) == ["4", "</s>", "5", "</s>"]
+
+
+def test_a_template_that_cannot_write_its_end_has_none() -> None:
+    model = tiny.model()
+    model.tokenizer.eos_token = None
+    model.tokenizer.chat_template = TEMPLATES["plain"].jinja(begins=False)
+    assert end_of_turn(model.tokenizer) is None
+
+
+def test_an_answer_is_over_where_the_template_ends_a_turn() -> None:
+    model = tiny.model()
+    asked = torch.tensor([ids("<user>?<assistant>")])
+    written = model.module.generate(asked, max_new_tokens=8, do_sample=False)[0, asked.shape[1] :].tolist()
+    end = next(token for token in written if token != written[0])
+    mark = model.tokenizer.convert_ids_to_tokens(end)
+    model.tokenizer.add_special_tokens({"extra_special_tokens": [mark]})
+    answered = f"{{% if m.role == 'assistant' %}}{mark}{{% endif %}}"
+    model.tokenizer.chat_template = BARE.replace("{{ m.content }}", f"{{{{ m.content }}}}{answered}")
+    [answer] = Instruction(template="chat").answer(model, ["?"], 8)
+    assert answer == model.tokenizer.decode(written[: written.index(end)], skip_special_tokens=True)
 
 
 def test_a_template_that_writes_earlier_turns_anew_is_refused_for_conversations() -> None:

@@ -212,6 +212,32 @@ def test_tasks_that_share_a_head_choose_among_all_labels(tmp_path: Path) -> None
     assert sorted(example["outputs"]) == [0, 1, 2, 3]
 
 
+@torch.no_grad()
+def test_a_label_may_hold_what_stands_between_a_head_and_its_labels(tmp_path: Path) -> None:
+    labels = ("politics", "sport: tennis", "sport: football")
+    objective = by_head(labels=labels)
+    model = loaded("bert", tmp_path, objective)
+    model.module.eval()
+    rows = [{"text": "a match", "label": label} for label in labels]
+    losses = objective.predict(model.module, objective.encode(rows, model), model)["loss"]
+    ids = torch.tensor([model.tokenizer("a match")["input_ids"]] * 3)
+    logits = model.module(input_ids=ids).logits
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(3), reduction="none")
+    np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-5)
+
+
+def test_a_head_is_found_whatever_others_are_called(tmp_path: Path) -> None:
+    one, other = by_head("a"), by_head("a: b")
+    model = loaded("bert", tmp_path, one, other)
+    found = [each.encode(ROWS[:1], model)[0]["outputs"] for each in (one, other)]
+    assert found == [[0, 1], [2, 3]]
+
+
+def test_an_output_of_two_heads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="'sport: sad' names one of the head '' and one of 'sport'"):
+        loaded("bert", tmp_path, by_head("sport"), by_head(labels=("sport: sad", "glad")))
+
+
 # Methods
 
 
@@ -277,6 +303,25 @@ def test_what_is_exported_loads_by_the_libraries_with_its_labels(merge: bool, tm
     torch.testing.assert_close(found(ids).logits, adapted.model.module(ids).logits, rtol=1e-5, atol=1e-5)
     if merge:
         assert found.config.id2label == {0: "sad", 1: "glad"}
+
+
+def test_what_loads_an_adapter_on_a_decoder_says_what_rows_are_filled_up_with(tmp_path: Path) -> None:
+    objective = by_head()
+    factory = tiny.factory(tiny.save(tiny.llama(), tmp_path / "base"))
+    model = factory.load([objective])
+    adapted = LoRA(rank=2).adapt(model, tiny.context(model))
+    for name in ("saved", "out"):
+        (tmp_path / name).mkdir()
+    factory.save(replace(model, module=adapted), tmp_path / "saved")
+    exported = factory.export(tmp_path / "saved", tmp_path / "out", [objective], False, None)
+    made: dict[str, Any] = {}
+    exec(exported.usage.replace("{folder}", str(tmp_path / "out")), made)
+    end = model.tokenizer.eos_token_id
+    rows = [model.tokenizer(text)["input_ids"] for text in ("rain", "a feast")]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [end] * (width - len(row)) for row in rows])
+    alone = [adapted.eval()(torch.tensor([row])).logits[0] for row in rows]
+    torch.testing.assert_close(made["model"].eval()(ids).logits, torch.stack(alone), rtol=1e-5, atol=1e-5)
 
 
 def test_methods_without_a_place_for_a_head_say_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from myosotis.errors import ConfigurationError, DataError, first_line
+from myosotis.errors import ConfigurationError, DataError, first_line, located
 from myosotis.interfaces import Row, Rows, Split, TaskDataset, file_hash
 from myosotis_plugins.datasets.hub_commit import commit
 from myosotis_plugins.datasets.readers import check_file, json_rows
@@ -92,7 +92,8 @@ class Benchmark(TaskDataset):
         rows = []
         for place, each in raw.items():
             try:
-                rows.append(self.row(each))
+                with located(place):
+                    rows.append(self.row(each))
             except (KeyError, IndexError, TypeError) as error:
                 raise DataError(
                     f"{place}: a row of {type(self).__name__} must have other columns ({error}), but has "

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from myosotis import hookimpl
-from myosotis.errors import ConfigurationError, DataError, first_line, unknown_name
+from myosotis.errors import ConfigurationError, DataError, first_line, located, unknown_name
 from myosotis.interfaces import Rows, Split, TaskDataset, file_hash
 from myosotis_plugins.datasets.file import LARGE_BYTES
 from myosotis_plugins.datasets.hub_commit import commit
+from myosotis_plugins.datasets.numbered import named
 from myosotis_plugins.datasets.table import LABELS, ObjectiveName, TableDataset
 
 MYOSOTIS_API = 1
@@ -151,15 +152,11 @@ class Hub(TableDataset):
             return self.row(place, row)
         column = self.columns[LABELS[self.chosen]]
         value = row[column]
-        numbers = value if isinstance(value, list) else [value]
-        odd = [each for each in numbers if each is None or not 0 <= each < len(names)]
-        if odd:
-            raise DataError(
-                f"{place}: column {column!r} must number one of {len(names)} labels from 0, but is {odd[0]}; a "
-                "split without labels cannot be scored: name another, such as test=validation"
+        with located(f"{place}: column {column!r}"):
+            labels = (
+                [named(each, names) for each in value] if isinstance(value, list) else named(value, names)
             )
-        named = [names[each] for each in numbers]
-        return self.row(place, {**row, column: named if isinstance(value, list) else named[0]})
+        return self.row(place, {**row, column: labels})
 
     def named_labels(self) -> list[str] | None:
         """Give the labels that the data set numbers."""

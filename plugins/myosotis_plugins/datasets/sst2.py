@@ -9,6 +9,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, unknown_name
 from myosotis.interfaces import Row, Split, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.numbered import named
 from myosotis_plugins.objectives import classification
 
 MYOSOTIS_API = 1
@@ -67,7 +68,7 @@ class SST2(Benchmark):
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """Name the label, or ask for it."""
-        text, label = raw["text"] if "text" in raw else raw["sentence"], LABELS[raw["label"]]
+        text, label = raw["text"] if "text" in raw else raw["sentence"], named(raw["label"], LABELS)
         if self.by == INSTRUCTION:
             return {"prompt": f"{QUESTION}\n{text}", "response": label}
         return {"text": text, "label": label}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from myosotis import hookimpl
 from myosotis.interfaces import Row, Split, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.numbered import named
 
 MYOSOTIS_API = 1
 
@@ -110,7 +111,7 @@ class Topics(Benchmark):
                 raise KeyError(f"no label {raw['label']!r}")
             return {"text": raw["text"], "label": raw["label"]}
         texts = [raw[column] for column in self.columns if raw[column]]
-        return {"text": "\n".join(texts), "label": self.labels[raw[self.label_column]]}
+        return {"text": "\n".join(texts), "label": named(raw[self.label_column], self.labels)}
 
 
 class AGNews(Topics):

@@ -8,6 +8,7 @@ from typing import Any
 from myosotis import hookimpl
 from myosotis.interfaces import Row, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.numbered import named
 
 MYOSOTIS_API = 1
 
@@ -37,7 +38,7 @@ class WNUT17(Benchmark):
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """Name the tags."""
-        tags = raw["tags"] if "tags" in raw else [TAGS[number] for number in raw["ner_tags"]]
+        tags = raw["tags"] if "tags" in raw else [named(number, TAGS) for number in raw["ner_tags"]]
         return {"tokens": raw["tokens"], "tags": tags}
 
 

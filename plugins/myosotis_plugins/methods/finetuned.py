@@ -10,7 +10,7 @@ from torch import nn
 from myosotis import hookimpl
 from myosotis.errors import ModelError
 from myosotis.interfaces import Context, Method, Model, file_hash
-from myosotis_plugins.models.saved import put_on
+from myosotis_plugins.models.saved import is_whole, put_on
 from myosotis_plugins.models.weights import weight_files
 
 MYOSOTIS_API = 1
@@ -37,6 +37,10 @@ class Finetuned(Method):
     def fingerprint(self) -> str:
         """Hash the weights and their configuration, in which an adapter's scale stands."""
         return file_hash([*self.files, *sorted(self.folder.glob("*.json"))])
+
+    def base_weights(self) -> Path | None:
+        """Name the folder, unless it holds an adapter, which goes on training as one."""
+        return self.folder if is_whole(self.folder) else None
 
     def adapt(self, model: Model, context: Context) -> nn.Module:
         """Load the adapter onto the base, or the weights instead of the base's.

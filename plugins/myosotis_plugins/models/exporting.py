@@ -13,9 +13,12 @@ from myosotis.errors import ModelError
 from myosotis.interfaces import Model
 from myosotis_plugins.methods.bottleneck import SETTINGS
 from myosotis_plugins.models.saved import ADAPTER, VIRTUAL, merged, put_on
+from myosotis_plugins.objectives.turns import end_of_turn
 from myosotis_plugins.quiet import quiet_libraries
 
 DTYPES = ("float32", "bfloat16", "float16")
+BASE = "base"
+"""The folder in an adapter's, for a base that is nowhere else."""
 
 
 def check_export(saved: Path, merge: bool, dtype: str | None) -> None:
@@ -58,7 +61,7 @@ def export_adapter(saved: Path, folder: Path, base: str, revision: str | None, d
     save_file(tensors, folder / weights, metadata={"format": "pt"})
 
 
-def export_whole(base: Model, saved: Path, folder: Path, dtype: str | None) -> None:
+def export_whole(base: Model, saved: Path, folder: Path, dtype: str | None, tokenizer: Any) -> None:
     """Write whole weights: the tuned ones, or the base's with the adapter added.
 
     A quantized base is written in full, as the numbers that its codes stand for: those the adapter was
@@ -70,27 +73,23 @@ def export_whole(base: Model, saved: Path, folder: Path, dtype: str | None) -> N
             module = module.dequantize()
         plain = Model(module, base.tokenizer)
         tuned: Any = merged(plain, saved) if is_adapter(saved) else put_on(plain, saved)
-        whole: Any = tuned if dtype is None else tuned.to(getattr(torch, dtype))
+    write_whole(tuned, folder, dtype, tokenizer)
+
+
+def write_whole(module: Any, folder: Path, dtype: str | None, tokenizer: Any) -> None:
+    """Write a model that ends its answers as they were trained to end."""
+    whole = module if dtype is None else module.to(getattr(torch, dtype))
+    if whole.can_generate():
+        whole.generation_config.eos_token_id = ends(whole.generation_config.eos_token_id, tokenizer)
+    with quiet_libraries():
         whole.save_pretrained(folder)
 
 
-def usage(kind: str, adapter: bool) -> str:
-    """Give the lines that load an exported folder.
-
-    Args:
-        kind: the class of transformers, such as `AutoModelForCausalLM`.
-        adapter: whether the folder holds an adapter, for whose base PEFT has classes of its own.
-    """
-    loader = f"AutoPeft{kind.removeprefix('Auto')}" if adapter else kind
-    imports = (
-        f"from peft import {loader}\nfrom transformers import AutoTokenizer"
-        if adapter
-        else f"from transformers import {loader}, AutoTokenizer"
-    )
-    return (
-        f'{imports}\n\nmodel = {loader}.from_pretrained("{{folder}}")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("{folder}")'
-    )
+def ends(known: int | list[int] | None, tokenizer: Any) -> int | list[int] | None:
+    """Add the token by which the tokenizer's template ends an answer to those that a model knows."""
+    found = known if isinstance(known, list) else [] if known is None else [known]
+    own = end_of_turn(tokenizer) if tokenizer.chat_template else None
+    return known if own is None or own in found else [*found, own]
 
 
 def licence_of(folder: Path) -> str | None:

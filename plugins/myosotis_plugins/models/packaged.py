@@ -5,15 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 
 from myosotis.interfaces import Blocks, Exported, Model, ModelFactory, Objective
 from myosotis_plugins.models.huggingface import HuggingFace
+from myosotis_plugins.models.usage import Package
 
 
 class PackagedModel(ModelFactory):
     """Is what `HuggingFace` is, in a folder of its own."""
+
+    package: ClassVar[Package]
+    """Where the folder is, for those who load what is exported."""
 
     @abstractmethod
     def folder(self) -> HuggingFace:
@@ -51,12 +56,18 @@ class PackagedModel(ModelFactory):
         """Write a PEFT adapter where there is one, else the whole model."""
         self.folder().save(model, folder)
 
-    def restore(self, saved: Path, objectives: Collection[Objective]) -> Model:
+    def restore(self, saved: Path, objectives: Collection[Objective], weights: Path | None = None) -> Model:
         """Load the base, and put an adapter, or whole weights, onto it."""
-        return self.folder().restore(saved, objectives)
+        return self.folder().restore(saved, objectives, weights)
 
     def export(
-        self, saved: Path, folder: Path, objectives: Collection[Objective], merge: bool, dtype: str | None
+        self,
+        saved: Path,
+        folder: Path,
+        objectives: Collection[Objective],
+        merge: bool,
+        dtype: str | None,
+        weights: Path | None = None,
     ) -> Exported:
         """Write an adapter of PEFT's, or whole weights, and the tokenizer."""
-        return self.folder().export(saved, folder, objectives, merge, dtype)
+        return self.folder().export(saved, folder, objectives, merge, dtype, weights, self.package)

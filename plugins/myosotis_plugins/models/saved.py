@@ -43,6 +43,11 @@ def put_on(model: Model, folder: Path, outline: bool = False) -> nn.Module:
     return model.module
 
 
+def is_whole(folder: Path) -> bool:
+    """Tell a folder of whole weights from one of adapters."""
+    return not any((folder / name).is_file() for name in (ADAPTER, SETTINGS))
+
+
 def check_adapter(folder: Path) -> None:
     """Refuse what is no adapter of layers by PEFT.
 
@@ -69,7 +74,7 @@ def merged(model: Model, folder: Path) -> nn.Module:
     return whole
 
 
-def _fill(module: nn.Module, folder: Path, outline: bool) -> None:
+def _fill(module: Any, folder: Path, outline: bool) -> None:
     if getattr(module, "is_quantized", False):
         raise ModelError(
             f"whole weights must go into a base that is not quantized, but this one is; give {folder} "
@@ -79,6 +84,7 @@ def _fill(module: nn.Module, folder: Path, outline: bool) -> None:
     if not outline:
         # Into the base's own parameters: what other methods freeze of them stays frozen.
         module.load_state_dict(load_weights(type(module), folder, module)[0].state_dict())
+        module.name_or_path = str(folder.resolve())  # what PEFT writes down as an adapter's base
 
 
 def _with_adapter(model: Model, folder: Path) -> nn.Module:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,23 @@ def token_ids(model: Model, texts: Sequence[str], special: bool = True) -> list[
     )
     ids: list[list[int]] = encoded["input_ids"]
     return ids
+
+
+def ids_of_parts(model: Model, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    """Tokenize each row's parts as the one text that they are; a token belongs to the part in which it ends."""
+    tokenizer: Any = model.tokenizer
+    if not tokenizer.is_fast:  # it does not say where its tokens stand
+        return [token_ids(model, row, special=False) for row in rows]
+    encoded = tokenizer(
+        ["".join(row) for row in rows], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    found = []
+    for row, ids, places in zip(rows, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        ends, parts = list(accumulate(map(len, row))), [list[int]() for _ in row]
+        for token, (_, end) in zip(ids, places, strict=True):
+            parts[bisect_left(ends, max(end, 1))].append(token)
+        found.append(parts)
+    return found
 
 
 def objects(values: Sequence[Any]) -> np.ndarray:

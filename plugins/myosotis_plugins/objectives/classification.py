@@ -42,6 +42,7 @@ class Classification(Objective):
         head_name: by head: what it is called.
     """
 
+    version = 2
     metrics = ("accuracy", "label_cross_entropy")
     in_order = True
     row_by_row = True
@@ -67,7 +68,8 @@ class Classification(Objective):
         """Ask for a causal model, or for an output a label."""
         if self.by == "likelihood" or (self.by == "auto" and shape == "decoder"):
             return Head(CAUSAL)
-        return Head(SEQUENCE_LABELS, label_head.output_names(self.labels, self.head_name))
+        names = label_head.output_names(self.labels, self.head_name)
+        return Head(SEQUENCE_LABELS, names, (self.head_name,) * len(names))
 
     def _has_head(self, model: Model) -> bool:
         config = getattr(model.module, "config", None)

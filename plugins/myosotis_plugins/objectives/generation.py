@@ -14,8 +14,10 @@ from myosotis_plugins.objectives.placed import encoder_batch, padding
 from myosotis_plugins.quiet import quiet_libraries
 
 
-def continued(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
-    """Give what a causal model writes after each prompt, up to its end token; the likeliest token each time.
+def continued(
+    model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: Sequence[int] = ()
+) -> list[str]:
+    """Give what a causal model writes after each prompt, up to an end token; the likeliest token each time.
 
     Prompts that leave too little of the model's context lose their beginnings.
 
@@ -23,6 +25,7 @@ def continued(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: in
         model: a causal language model.
         prompts: token ids.
         max_new_tokens: after which an answer is cut.
+        ends: tokens beside the tokenizer's end that end an answer, too.
 
     Raises:
         ConfigurationError: the model's context is no longer than the answer.
@@ -39,7 +42,8 @@ def continued(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: in
     # On the left: what is written comes right behind a prompt's last token.
     ids = [[padding(model)] * (width - len(prompt)) + list(prompt) for prompt in kept]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in kept]
-    return _texts(model, _written(model, torch.tensor(ids), torch.tensor(mask), max_new_tokens)[:, width:])
+    written = _written(model, torch.tensor(ids), torch.tensor(mask), max_new_tokens, ends)
+    return _texts(model, written[:, width:])
 
 
 def transduced(model: Model, sources: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
@@ -54,8 +58,11 @@ def greedy(max_new_tokens: int) -> str:
     return f"greedy, at most {max_new_tokens} new tokens"
 
 
-def _written(model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Tensor:
+def _written(
+    model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int, ends: Sequence[int] = ()
+) -> Tensor:
     module: Any = model.module
+    ends = [each for each in (model.tokenizer.eos_token_id, *ends) if each is not None]
     device = next(module.parameters()).device
     with quiet_libraries():
         written: Tensor = module.generate(
@@ -65,7 +72,7 @@ def _written(model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int) -> Te
             do_sample=False,
             num_beams=1,
             pad_token_id=padding(model),
-            eos_token_id=model.tokenizer.eos_token_id,
+            eos_token_id=ends or None,
         )
     return written
 

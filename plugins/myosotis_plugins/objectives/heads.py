@@ -26,10 +26,12 @@ class Head:
     Attributes:
         kind: the class of transformers that loads it.
         labels: what it tells apart, in the order of its outputs; empty where these are tokens.
+        owners: the name of the head that each label belongs to; empty where none has a name.
     """
 
     kind: str
     labels: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
 
     @property
     def may_be_new(self) -> bool:
@@ -68,7 +70,7 @@ def common_head(objectives: Collection[Objective], shape: Shape) -> Head:
     """Give the one head that all objectives can use; its labels are those of all, in their order.
 
     Raises:
-        ModelError: they need several, or nothing of this shape would do.
+        ModelError: they need several, nothing of this shape would do, or two heads name a label the same.
     """
     heads = [each.head(shape) if isinstance(each, HasHead) else Head(CAUSAL) for each in objectives]
     kinds = list(dict.fromkeys(head.kind for head in heads))
@@ -80,8 +82,22 @@ def common_head(objectives: Collection[Objective], shape: Shape) -> Head:
             f"all tasks and probes of a trial must have one kind of head, but they need {named}; leave one kind "
             "out, or take by=likelihood where the model is a decoder"
         )
-    labels = dict.fromkeys(label for head in heads for label in head.labels)
-    return Head(kinds[0] if kinds else CAUSAL, tuple(labels))
+    owners = _owners(heads)
+    kind = kinds[0] if kinds else CAUSAL
+    return Head(kind, tuple(owners), tuple(owners.values()) if any(owners.values()) else ())
+
+
+def _owners(heads: Sequence[Head]) -> Mapping[str, str]:
+    """Give the owner of each label of several heads."""
+    owners: dict[str, str] = {}
+    for head in heads:
+        for label, owner in zip(head.labels, head.owners or [""] * len(head.labels), strict=True):
+            if owners.setdefault(label, owner) != owner:
+                raise ModelError(
+                    f"an output must belong to one head, but {label!r} names one of the head {owner!r} and one of "
+                    f"{owners[label]!r}; give a task another head_name"
+                )
+    return owners
 
 
 def may_tell_labels(objective: Objective) -> bool:
@@ -107,6 +123,19 @@ def only(objective: Objective, shape: Shape, wanted: Shape, kind: str, instead: 
             f"{type(objective).__name__} must have a model that is a {wanted}, but this one is a {shape}; {instead}"
         )
     return Head(kind)
+
+
+def set_labels(config: Any, head: Head) -> None:
+    """Write a head's labels, and whose they are, into the configuration of the model that it is for."""
+    config.id2label = dict(enumerate(head.labels))
+    config.label2id = {label: number for number, label in config.id2label.items()}
+    config.label_owners = list(head.owners)
+
+
+def outputs_of(config: Any, owner: str) -> list[int]:
+    """Find all outputs of one head in a loaded model that has several; also those of other tasks that share it."""
+    owners = config.label_owners or [""] * config.num_labels
+    return [number for number, each in enumerate(owners) if each == owner]
 
 
 def columns_of(config: Any, labels: Sequence[str]) -> list[int]:

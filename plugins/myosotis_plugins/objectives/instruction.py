@@ -21,6 +21,7 @@ from myosotis_plugins.objectives.turns import (
     Turn,
     behind,
     checked_messages,
+    end_of_turn,
     spoken,
     turns_by_chat_template,
 )
@@ -46,6 +47,7 @@ class Instruction(Objective):
         max_new_tokens: the most tokens of a response that is written, for metrics that look at texts.
     """
 
+    version = 2
     metrics = ("cross_entropy", "perplexity")
     in_order = True
     row_by_row = True
@@ -97,15 +99,20 @@ class Instruction(Objective):
         if model.text_only:
             return [asked.example(self._prompt(chat), chat[-1]["content"]) for chat in chats]
         turns = self._turns(chats, model)
-        first = causal.token_ids(model, [each[0].prompt for each in turns], special=self.template != CHAT)
-        texts = [self._texts(each, len(shown))[1:] for each in turns]
-        # A row's first text is apart: only it may begin with a special token.
-        flat = iter(causal.token_ids(model, [text for each in texts for text in each], special=False))
-        pieces = [[start, *(next(flat) for _ in each)] for start, each in zip(first, texts, strict=True)]
+        pieces = self._pieces([self._texts(each, len(shown)) for each in turns], model)
         return [
-            self._example(number, each, len(shown), chat[-1]["content"], model.tokenizer)
-            for number, (each, chat) in enumerate(zip(pieces, chats, strict=True), 1)
+            self._example(number, said, ids, len(shown), chat[-1]["content"], model.tokenizer)
+            for number, (said, ids, chat) in enumerate(zip(turns, pieces, chats, strict=True), 1)
         ]
+
+    def _pieces(self, rows: Sequence[Sequence[str]], model: Model) -> list[list[list[int]]]:
+        """Tokenize each row's texts."""
+        if self.template == CHAT:
+            return causal.ids_of_parts(model, rows)
+        # A row's first text is apart: only it may begin with a special token.
+        first = causal.token_ids(model, [texts[0] for texts in rows])
+        flat = iter(causal.token_ids(model, [text for texts in rows for text in texts[1:]], special=False))
+        return [[start, *(next(flat) for _ in texts[1:])] for start, texts in zip(first, rows, strict=True)]
 
     def _texts(self, turns: Sequence[Turn], shown: int) -> list[str]:
         """Give prompt, response, prompt …; in a template of text, a blank line ends each that is shown."""
@@ -134,10 +141,17 @@ class Instruction(Objective):
                 f"template=chat must have a tokenizer with a chat template, but this model's has none; "
                 f"use one of {', '.join(TEMPLATES)}"
             )
-        return [turns_by_chat_template(model.tokenizer, chat) for chat in chats]
+        ends = end_of_turn(model.tokenizer) is not None
+        return [turns_by_chat_template(model.tokenizer, chat, ends) for chat in chats]
 
     def _example(
-        self, number: int, pieces: Sequence[list[int]], shown: int, reference: str, tokenizer: Any
+        self,
+        number: int,
+        turns: Sequence[Turn],
+        pieces: Sequence[list[int]],
+        shown: int,
+        reference: str,
+        tokenizer: Any,
     ) -> Example:
         """Join a row's pieces: those shown before, its prompt, and the response, prompt, response … that follow."""
         end = getattr(tokenizer, "eos_token_id", None)
@@ -145,7 +159,8 @@ class Instruction(Objective):
         response, labels = list[int](), list[int]()
         for index, piece in enumerate(pieces[shown + 1 :]):
             answers = index % 2 == 0
-            whole = [*piece, end] if answers and end is not None and end not in piece else piece
+            ends = answers and turns[(shown + index) // 2].open
+            whole = [*piece, end] if ends and end is not None and end not in piece else piece
             response += whole
             labels += whole if answers else [causal.IGNORED] * len(whole)
         if not response:
@@ -221,7 +236,7 @@ class Instruction(Objective):
         if model.text_only:
             return asked.written(module, examples, self.max_new_tokens)
         prompts = [[*example["prompt"], *example["response"][: example["last"]]] for example in examples]
-        texts = continued(Model(module, model.tokenizer), prompts, self.max_new_tokens)
+        texts = continued(Model(module, model.tokenizer), prompts, self.max_new_tokens, self._ends(model))
         return {
             "text": causal.objects(texts),
             "reference": causal.objects([example["reference"] for example in examples]),
@@ -232,7 +247,12 @@ class Instruction(Objective):
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
         texts = [each[0].prompt for each in self._turns(chats, model)]
         ids = causal.token_ids(model, texts, special=self.template != CHAT)
-        return continued(model, ids, max_new_tokens)
+        return continued(model, ids, max_new_tokens, self._ends(model))
+
+    def _ends(self, model: Model) -> list[int]:
+        """Name the tokens beside the tokenizer's end by which an answer ends."""
+        end = end_of_turn(model.tokenizer) if self.template == CHAT else None
+        return [] if end is None else [end]
 
     def chat_template(self, model: Model) -> str | None:
         """Write the named template in Jinja."""

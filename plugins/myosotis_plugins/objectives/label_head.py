@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,26 +12,15 @@ from torch.nn import functional
 from myosotis.interfaces import Batch, Columns, Example, Loss, Model
 from myosotis_plugins.objectives import placed
 from myosotis_plugins.objectives.causal import on_device
-from myosotis_plugins.objectives.heads import columns_of, label_names
+from myosotis_plugins.objectives.heads import columns_of, label_names, outputs_of
 
-SEPARATOR = ": "
 OTHER_HEAD = -1e9
 """What is added to the outputs of other heads; minus infinity would make differences of two models no numbers."""
 
 
 def output_names(labels: Sequence[str], head: str) -> tuple[str, ...]:
     """Name the outputs of labels, as the model's configuration holds them."""
-    return tuple(f"{head}{SEPARATOR}{label}" if head else label for label in labels)
-
-
-def outputs_of(config: Any, head: str) -> list[int]:
-    """Find all outputs of one head in a model that has several; also those of other tasks that share it."""
-    prefix = f"{head}{SEPARATOR}"
-    return [
-        number
-        for name, number in config.label2id.items()
-        if (name.startswith(prefix) if head else SEPARATOR not in name)
-    ]
+    return tuple(f"{head}: {label}" if head else label for label in labels)
 
 
 def encode(

@@ -14,10 +14,17 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Turn:
-    """What is asked, with all that the template writes before the answer, and the answer."""
+    """What is asked, with all that the template writes before the answer, and the answer.
+
+    Attributes:
+        prompt: what is asked.
+        response: the answer, with what the template writes behind it.
+        open: whether the tokenizer's end must follow, for the template writes none.
+    """
 
     prompt: str
     response: str
+    open: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,13 @@ TEMPLATES: Mapping[str, Template] = {
 }
 
 
-def turns_by_chat_template(tokenizer: Any, messages: Messages) -> list[Turn]:
+def turns_by_chat_template(tokenizer: Any, messages: Messages, ends: bool) -> list[Turn]:
     """Write a conversation by the tokenizer's own template, one turn after the other.
+
+    Args:
+        tokenizer: has the template.
+        messages: the conversation.
+        ends: whether the template ends an answer, as `end_of_turn` tells.
 
     Raises:
         DataError: the template writes the beginning of a longer conversation in another way.
@@ -85,14 +97,27 @@ def turns_by_chat_template(tokenizer: Any, messages: Messages) -> list[Turn]:
         answer = messages[number + 1 : number + 2]
         closed = _rendered(tokenizer, messages[: number + 2], False)
         # Where an answer that is there begins otherwise than one to come: as the model will be asked for it.
-        said = (
-            closed[len(opened) :]
-            if closed.startswith(opened)
-            else "".join(each["content"] for each in answer)
-        )
-        turns.append(Turn(opened[len(written) :], said))
+        whole = closed.startswith(opened)
+        said = closed[len(opened) :] if whole else "".join(each["content"] for each in answer)
+        last = number + 2 >= len(messages)
+        turns.append(Turn(opened[len(written) :], said, open=last and not (whole and ends)))
         written = opened + said
     return turns
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """Give the token by which the tokenizer's own template ends an answer; None where it writes none."""
+    from jinja2 import TemplateError
+
+    answer = "Myosotis"
+    chat = [{"role": "user", "content": "Name a flower."}, {"role": "assistant", "content": answer}]
+    try:
+        behind = _rendered(tokenizer, chat, False).rpartition(answer)[2]
+    except TemplateError:  # such as one with the end of a tokenizer that has none
+        return None
+    written = tokenizer(behind.strip(), add_special_tokens=False)["input_ids"]
+    # Marks have tokens of their own; what is put together from others ends nothing.
+    return next((token for token in written[:1] if token in tokenizer.added_tokens_decoder), None)
 
 
 def _rendered(tokenizer: Any, messages: Messages, opens: bool) -> str:
