@@ -22,6 +22,7 @@ ADVICE = {
     errno.EPERM: f"make the folder writable, or give another as studies=FOLDER, and {RERUN}",
     errno.EROFS: f"make the folder writable, or give another as studies=FOLDER, and {RERUN}",
     errno.ENOTDIR: "give a folder as studies=FOLDER",
+    errno.ENOENT: "give a folder that can be made as studies=FOLDER",
     errno.EMFILE: f"raise the limit on open files (ulimit -n), or run fewer trials at once, and {RERUN}",
     errno.ENFILE: f"close other programs, or run fewer trials at once, and {RERUN}",
 }
@@ -46,6 +47,17 @@ def stored(path: Path) -> Iterator[None]:
         advice = ADVICE.get(told.errno or 0, f"see to the disk and {RERUN}")
         what = told.strerror or str(told)
         raise StorageError(f"{path} must be written, but {what} ({_free(path)}); {advice}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """See before any work that a folder can be written, or made; nothing is left behind.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    with stored(folder), tempfile.TemporaryDirectory(dir=there, prefix=".writable."):
+        pass
 
 
 def _told_by_system(error: BaseException | None) -> OSError | None:

@@ -46,6 +46,7 @@ from myosotis.plugins import Registry, load_registry
 from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, set_shared, whole_study
 from myosotis.progress import PlainLines, Progress
 from myosotis.resolve import Resolver, TrialConfig
+from myosotis.storage import check_writable
 
 if TYPE_CHECKING:
     from myosotis.cohort import Job
@@ -191,6 +192,8 @@ def sweep(
     """
     layout = lay_out(arguments, params, master, loader, task)
     folder, left = layout.folder, layout.left
+    if left:
+        check_writable(folder)
     task.begin(layout)
     with task.progress.shown(), task.warm(getattr(launcher, "options", None)):
         records = task.check(master.data_check)

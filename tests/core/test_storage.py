@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import torch
 
 from myosotis.errors import ConfigurationError, StorageError
 from myosotis.ledger import Score, read_json, read_scores, write_scores, write_text
-from myosotis.storage import replacing, size, stored
+from myosotis.storage import check_writable, replacing, size, stored
+from tests.core.commands import SETTING
 
 SCORE = Score(1, 12, "right", "test", "hits", 0.5, 64, 0.4, 0.6)
 
@@ -259,3 +261,19 @@ def test_scores_keep_every_character(tmp_path: Path) -> None:
     odd = Score(1, 12, "a\u2028b\x85c", "test", "hits", 0.5, 64, 0.4, 0.6)
     write_scores(tmp_path / "scores.jsonl", [odd, SCORE])
     assert read_scores(tmp_path / "scores.jsonl") == [odd, SCORE]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("myosotis.study.TrialTask.check", None)  # nothing is looked at
+    for place, told in (("/proc/nowhere", "a folder that can be made"), ("file/studies", "give a folder")):
+        (tmp_path / "file").touch()
+        code, _, err = call("run", *SETTING, f"studies={place}")
+        assert code != 0
+        assert f"{place}" in err
+        assert f"{told} as studies=FOLDER" in err
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    check_writable(tmp_path / "new" / "study")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
