@@ -342,6 +342,7 @@ SCRIPTS: Mapping[str, Callable[[Runner, str, Sequence[str]], None]] = {
                     "kills",
                     "memory",
                     "plan",
+                    "report_page",
                     "scale",
                     "streaming",
                 )
