@@ -175,6 +175,29 @@ def test_what_a_request_holds(stub: Stub) -> None:
     ]
 
 
+def test_what_the_objective_asks_for_is_asked_of_the_endpoint_or_refused(stub: Stub) -> None:
+    endpoint = Endpoint(stub.address, "counter")
+    answers(endpoint, ROWS[:1], temperature=0.7, top_p=0.9)
+    assert (stub.bodies[0]["temperature"], stub.bodies[0]["top_p"]) == (0.7, 0.9)
+    with pytest.raises(
+        ConfigurationError, match=r"asked for 3 beams, .*; give what more it takes in model\.options"
+    ):
+        answers(endpoint, ROWS[:1], num_beams=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "greedy, at most 5 new tokens"),
+        (["model.options={temperature: 0.8, seed: 1}"], "max_tokens 5, temperature 0.8, seed 1"),
+        (["model.options={temperature: null}"], "max_tokens 5, temperature not said"),
+    ],
+)
+def test_what_is_asked_stands_beside_the_score(stub: Stub, options: list[str], told: str) -> None:
+    record = myosotis.run(hosted(stub, *options, "study=told"))
+    assert record.scores.settings.tolist() == [told]
+
+
 def test_answers_stand_in_the_order_of_the_prompts_whatever_is_under_way_at_once(stub: Stub) -> None:
     assert answers(Endpoint(stub.address, "counter", concurrency=4)) == ["1", "2", "3", "4", "5", "6"]
 
@@ -354,4 +377,4 @@ def test_a_model_that_gives_texts_alone_is_asked_for_nothing_else(stub: Stub) ->
     model = Endpoint(stub.address, "counter").load([objective])
     task = make_task("sums", tiny.Texts([]), objective, {"exact_match": ExactMatch()})
     columns = predict_batch(task, model.module, objective.encode(ROWS[:2], model), model, ())
-    assert sorted(columns) == ["reference", "text"]
+    assert sorted(columns) == ["reference", "settings", "text"]

@@ -9,10 +9,14 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
+import myosotis
 from myosotis.config import composer
 from myosotis.points import expand
+from tests.plugins import tiny
+from tests.test_stories import SHARED, needs_shared
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -79,3 +83,37 @@ def test_text_classifications_come_in_the_published_orders(name: str, orders: li
         points = expand(compose, "config", arguments, {}, master.hydra.sweeper.params)
         found = [compose.compose("config", point.overrides).curriculum.order for point in points]
     assert [" ".join(order) for order in found] == orders
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("cl4", "dbpedia amazon yahoo agnews"), ("cl5", "agnews yelp amazon yahoo dbpedia")],
+)
+def test_text_classifications_are_learned_one_after_another(
+    name: str, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From folders: one order, a step each, on a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    tasks = order.split()
+    folders = SHARED / "data" / "cl5_text_classification"
+    record = myosotis.run(
+        [
+            f"+experiments={name}",
+            f"curriculum.order=[{','.join(tasks)}]",
+            *(f"dataset.{task}.path='{folders / task}'" for task in tasks),
+            "model=huggingface",
+            f"model.path={tiny.save(tiny.llama(), tmp_path / 'model')}",
+            *("trainer.max_steps=1", "evaluation.limit=8", "evaluation.resamples=100", "logger=none"),
+            "hydra.launcher.workers=1",
+        ]
+    )
+    assert record.trials.status.tolist() == ["finished"]
+    scores = record.scores[record.scores.metric == "accuracy"]
+    cells = {(stage, task) for stage in range(len(tasks) + 1) for task in tasks}
+    assert set(zip(scores.stage, scores.task, strict=True)) == cells
+    assert len(scores) == len(cells)
+    config = yaml.safe_load((record.folder / record.trials.trial[0] / "config.yaml").read_text())
+    assert config["curriculum"]["order"] == tasks
+    assert scores.value.between(0, 1).all()

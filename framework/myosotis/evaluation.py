@@ -143,5 +143,5 @@ def score(task: Task, columns: Columns, stage: int, step: int, split: str, resam
             metric.count(prepared),
             low,
             high,
-            task.objective.generation if metric.generates else "",
+            metric.settings(columns),
         )

@@ -260,13 +260,10 @@ class Objective(Plugin):
             f"the objective {type(self).__name__} has no rows of text that could be shown"
         )
 
-    @property
-    def generation(self) -> str:
-        """How `generate` writes; it stands beside the scores of what was written."""
-        return ""
-
     def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Let the module write for examples, in one batch: the columns `text` and `reference`. Without gradients.
+
+        A third, `settings`, may say in words how each text was written; it stands beside the scores.
 
         Raises:
             ConfigurationError: the objective has nothing written.
@@ -321,9 +318,18 @@ class Metric(Plugin):
     def value(self, columns: Columns) -> float:
         """Score what `prepare` gave; the interval comes from calling this on resampled examples."""
 
+    def settings(self, columns: Columns) -> str:
+        """Say how what it scores was written; empty where it scores nothing written."""
+        return written_by(columns) if self.generates else ""
+
     def count(self, columns: Columns) -> int:
         """Count what the score is a mean over: the examples, unless a metric says otherwise."""
         return len(next(iter(columns.values())))
+
+
+def written_by(columns: Columns) -> str:
+    """Give the `settings` by which texts were written, each once."""
+    return "; ".join(dict.fromkeys(each for each in columns.get("settings", ()) if each))
 
 
 class TaskDataset(Plugin):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from myosotis.errors import ConfigurationError, DataError
 from myosotis.interfaces import Model, Row, Split, TaskDataset
-from myosotis.testing import TaskDatasetTestSuite
+from myosotis.rows import encoded
+from myosotis.testing import ByteTokenizer, TaskDatasetTestSuite
 from myosotis_plugins.datasets.benchmark import Benchmark
 from myosotis_plugins.datasets.gsm8k import GSM8K
 from myosotis_plugins.datasets.hub_commit import commit
@@ -31,6 +33,8 @@ from myosotis_plugins.datasets.topics import (
 )
 from myosotis_plugins.datasets.wnut17 import TAGS, WNUT17
 from myosotis_plugins.datasets.xquad import XQuAD
+from myosotis_plugins.models.nano import Nano
+from myosotis_plugins.objectives.instruction import Instruction
 from myosotis_plugins.objectives.token_classification import TokenClassification
 from tests.plugins.encoders import loaded
 from tests.test_stories import SHARED, needs_shared
@@ -232,6 +236,104 @@ def test_a_row_with_other_columns_is_told_with_its_line(tmp_path: Path) -> None:
         DataError, match=r"train.jsonl:2: a row of SST2 must have other columns .* body, label"
     ):
         SST2(path=str(tmp_path)).split("train")
+
+
+FILES: Mapping[type[Benchmark], Mapping[str, Any]] = {
+    SST2: {"text": "fine", "label": 1},
+    **{cls: {} for cls in (AGNews, DBpedia, Yahoo)},
+    **{cls: {"text": "good", "label": "positive"} for cls in (Amazon, Yelp, AmazonPolarity, YelpPolarity)},
+    WNUT17: {"tokens": ["in", "Rome"], "tags": ["O", "B-location"]},
+    GSM8K: {"question": "2?", "answer": "#### 2"},
+    Multi30k: {"en": "dog", "de": "Hund"},
+    SciTLDR: {"document": "We show.", "summary": "Works."},
+    Quotes: {"quote": "Be."},
+    XQuAD: {"question": "Who?", "answer": "He"},
+    Stories: {"text": "Once"},
+}
+FILES = {
+    cls: row or {"text": "some", "label": cls().objective()[1]["labels"][0]} for cls, row in FILES.items()
+}
+NOT_READ = ("idx", "id", "author", "context")
+"""Columns of the Hub that say nothing about the task; nor does a quotation's `tags`."""
+
+
+def spoilt(rows: Mapping[type[Benchmark], Mapping[str, Any]]) -> list[Any]:
+    """Give every benchmark with a good row, and with one in which a column is null, of another type, or missing."""
+    found = []
+    for cls, good in rows.items():
+        for column, value in good.items():
+            if column in NOT_READ or (cls, column) == (Quotes, "tags"):
+                continue
+            others = {"null": None, "number": 2.5 if isinstance(value, int) else 7, "list": [None]}
+            if column in ("label", "topic") and cls is not SST2:
+                del others["number"]  # stands for a label
+                others["text"] = ["Sports"]
+            changed = {kind: {**good, column: other} for kind, other in others.items()}
+            changed["missing"] = {name: other for name, other in good.items() if name != column}
+            found += [
+                pytest.param(cls, good, bad, id=f"{cls.__name__}-{column}-{kind}")
+                for kind, bad in changed.items()
+            ]
+    return found
+
+
+@pytest.mark.parametrize(("cls", "good", "bad"), spoilt(FILES))
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_bad_value_is_told_with_its_file_and_line(
+    cls: type[Benchmark],
+    good: Row,
+    bad: Row,
+    streaming: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MYOSOTIS_CACHE", str(tmp_path / "cache"))
+    name = cls.files["train"]
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in (good, good, bad)))
+    with pytest.raises(
+        DataError, match=rf"/{name}:3: (column '.*' must be|a row of .* must have other columns)"
+    ):
+        cls(path=str(tmp_path), streaming=streaming).split("train")
+
+
+@pytest.mark.parametrize(("cls", "good", "bad"), spoilt({cls: raw for cls, (raw, _) in HUB.items()}))
+def test_a_bad_value_of_the_hub_is_told_with_its_row(
+    cls: type[Benchmark], good: Row, bad: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *given, **named: [good, good, bad])
+    with pytest.raises(
+        DataError,
+        match=rf"^{cls.hub}, split \w+, row 3: (column '.*' must be|a row of .* must have other columns)",
+    ):
+        cls().split("train")
+
+
+def test_a_solution_that_is_too_long_is_told_with_its_file_and_line(tmp_path: Path) -> None:
+    rows = [{"question": "2?", "answer": "one " * count} for count in (1, 1, 300)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = GSM8K(path=str(tmp_path), length=64)
+    _, parameters = dataset.objective()
+    given = dataset.split("train")
+    assert given is not None
+    with pytest.raises(DataError, match=r"/train.jsonl:3: a response must leave room .* raise length"):
+        encoded(Instruction(**parameters), given, Model(torch.nn.Identity(), ByteTokenizer()))
+
+
+def test_further_parameters_reach_the_objective() -> None:
+    for cls in (GSM8K, XQuAD, Multi30k, SciTLDR):
+        assert cls(options={"num_beams": 4}).objective()[1]["num_beams"] == 4
+
+
+@needs_shared
+def test_no_solution_is_too_long_for_the_default() -> None:
+    dataset = GSM8K(path=str(DATA / "gsm8k"))
+    _, parameters = dataset.objective()
+    objective = Instruction(**parameters)
+    model = Nano().load([objective])
+    for split in ("train", "test"):
+        rows = dataset.split(split)
+        assert rows is not None
+        assert len(objective.encode(rows, model)) == len(rows)
 
 
 def test_an_unknown_label_is_told_with_its_line(tmp_path: Path) -> None:

@@ -391,7 +391,36 @@ def test_a_task_that_cannot_be_scored_here_is_refused(file: Callable[..., Path],
     refused("colours must aggregate acc as the harness does", file("colours", metric_list=median))
     sampled = {"do_sample": True, "temperature": 1.0, "until": []}
     refused("likeliest token each time", file("writing", generation_kwargs=sampled))
+    warm = {"temperature": 0.7, "until": []}
+    refused("likeliest token each time", file("writing", generation_kwargs=warm))
+    odd = {"length_penalty": 2.0, "until": []}
+    refused(
+        "generation_kwargs of .*num_beams.* but has length_penalty", file("writing", generation_kwargs=odd)
+    )
     refused("writing must ask for texts and run none", file("writing", unsafe_code=True))
+
+
+def test_the_settings_of_what_is_written_stand_in_the_score_rows(file: Callable[..., Path]) -> None:
+    def settings(path: Path) -> set[str]:
+        dataset = LMEval(task_file=str(path))
+        columns = predicted(dataset, made())
+        return {each.settings for each in score(task_of(dataset), columns, 0, 0, "test", 100)}
+
+    assert settings(file("writing")) == {"greedy, at most 6 new tokens, until 'e'"}
+    asked = {"until": ["a", "\n"], "max_gen_toks": 4, "do_sample": False, "temperature": 0.9, "num_beams": 2}
+    assert settings(file("writing", generation_kwargs=asked)) == {
+        "2 beams, at most 4 new tokens, until 'a' or '\\n'"
+    }
+    assert settings(file("last_word")) == {""}
+
+
+def test_what_a_task_asks_for_changes_what_is_written(file: Callable[..., Path]) -> None:
+    def written(**changes: Any) -> list[Any]:
+        asked = {"until": [], "max_gen_toks": 8, "do_sample": False, **changes}
+        columns = predicted(LMEval(task_file=str(file("writing", generation_kwargs=asked))), made())
+        return columns["answers"].tolist()
+
+    assert written() != written(repetition_penalty=1.8)
 
 
 def test_an_answer_that_the_model_cannot_see_is_refused(file: Callable[..., Path]) -> None:

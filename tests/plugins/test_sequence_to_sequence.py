@@ -89,7 +89,7 @@ def test_what_is_written_is_what_transformers_generates(kind: str, tmp_path: Pat
         found = module.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0]
         expected = found[1 if kind == "t5" else ids.shape[1] :]
         assert text == model.tokenizer.decode(expected, skip_special_tokens=True)
-    assert objective.generation == "greedy, at most 12 new tokens"
+    assert set(written["settings"]) == {"greedy, at most 12 new tokens"}
 
 
 def test_a_long_source_loses_its_end_not_the_templates(tmp_path: Path) -> None:

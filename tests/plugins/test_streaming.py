@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 import myosotis
 from myosotis.errors import ConfigurationError, DataError
 from myosotis.interfaces import Model
-from myosotis.rows import streamed
+from myosotis.rows import place_of, streamed
 from myosotis.testing import ByteTokenizer
 from myosotis_plugins.datasets.file import File
+from myosotis_plugins.datasets.hub_commit import commit
+from myosotis_plugins.datasets.topics import YelpPolarity
 from myosotis_plugins.objectives.classification import Classification
 from myosotis_plugins.objectives.language_modeling import LanguageModeling
 
@@ -100,6 +105,86 @@ def test_a_trial_on_disk_has_the_bits_of_one_in_memory(
     assert one.read_bytes() == other.read_bytes()
     [stored] = [path for path in Path("cache", "examples").iterdir() if path.is_file()]
     assert stored.stat().st_size > 0
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "sst2": [{"text": f"film {' so' * (n % 7)} {n}", "label": n % 2} for n in range(60)],
+    "agnews": [{"text": f"match {n}", "label": ("World", "Sports")[n % 2]} for n in range(60)],
+    "gsm8k": [{"question": f"{n} and 1?", "answer": f"so {n + 1}\n#### {n + 1}"} for n in range(60)],
+    "quotes": [{"quote": f"Be {n} yourself; everyone else is already taken."} for n in range(120)],
+    "yelp_polarity": [
+        {"text": f"place {n}", "label": ("negative", "neutral", "positive")[n % 3]} for n in range(60)
+    ],
+    "classification": [{"text": f"film {n}", "label": "xy"[n % 2]} for n in range(60)],
+    "instruction": [{"prompt": f"after {n}?", "response": str(n + 1)} for n in range(60)],
+}
+BENCHMARKS = ("sst2", "topics", "gsm8k", "quotes")
+"""The modules of those among them that are published."""
+FROM_THE_HUB = {"sst2": "sentence", "gsm8k": "question"}
+"""Benchmarks, and what the Hub calls their first column."""
+
+
+@pytest.mark.parametrize("source", [*ROWS, *(f"{each} of the hub" for each in FROM_THE_HUB)])
+def test_rows_on_disk_have_the_bits_of_those_in_memory(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every kind of row, from files and from the Hub, of which none is a block of running text."""
+    name, _, hub = source.partition(" ")
+    loaded = [os.environ["MYOSOTIS_PLUGINS"], *(f"myosotis_plugins.datasets.{each}" for each in BENCHMARKS)]
+    monkeypatch.setenv("MYOSOTIS_PLUGINS", ",".join(loaded))
+    rows = ROWS[name]
+    if hub:
+        first = next(iter(rows[0]))
+        table = Dataset.from_list(
+            [{FROM_THE_HUB[name] if k == first else k: v for k, v in each.items()} for each in rows]
+        )
+        monkeypatch.setattr("datasets.load_dataset", lambda *given, **named: table)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        commit.cache_clear()
+    Path("folder").mkdir()
+    for file in ("train.jsonl", "test.jsonl", "dev.jsonl", "english_quotes.jsonl"):
+        Path("folder", file).write_text("".join(json.dumps(each) + "\n" for each in rows))
+    own = "file" if name in ("classification", "instruction") else name
+    given = {
+        "dataset": "[]",
+        "+dataset@dataset.rows": own,
+        **({} if own == "file" or hub else {"dataset.rows.path": "folder"}),
+        **(
+            {"dataset.rows.train": "folder/train.jsonl", "dataset.rows.objective": name}
+            if own == "file"
+            else {}
+        ),
+        "dataset.rows.length": "32" if name == "quotes" else "64",
+        "probe": "[]",
+        "trainer.max_steps": "3",
+        "evaluation.limit": "4",
+        "evaluation.resamples": "100",
+        "logger": "none",
+    }
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    memory = myosotis.run([*overrides, "study=memory", "dataset.rows.streaming=false"])
+    assert not [
+        path
+        for path in Path("cache").rglob("*")
+        if path.parent.name in ("rows", "examples") and path.is_file()
+    ]
+    disk = myosotis.run([*overrides, "study=disk", "force=true", "dataset.rows.streaming=true"])
+    assert list(memory.trials.trial) == list(disk.trials.trial)
+    assert memory.scores.equals(disk.scores)
+    one, other = (next(each.folder.glob("*/adapter/*.safetensors")) for each in (memory, disk))
+    assert one.read_bytes() == other.read_bytes()
+    assert any(path.is_file() for path in Path("cache", "examples").iterdir())
+    assert hub or any(path.is_file() for path in Path("cache", "rows").iterdir())
+
+
+@pytest.mark.parametrize("parameters", [{}, {"train_rows": 7}])
+def test_a_benchmarks_rows_are_the_same_on_disk(parameters: dict[str, Any]) -> None:
+    Path("train.jsonl").write_text("".join(json.dumps(each) + "\n" for each in ROWS["yelp_polarity"]))
+    found = []
+    for streaming in (False, True):
+        rows = YelpPolarity(path=".", streaming=streaming, **parameters).split("train")
+        assert rows is not None
+        found.append([(rows[index], place_of(rows, index)) for index in range(len(rows))])
+    assert found[0] == found[1]
+    assert len(found[0]) == parameters.get("train_rows", 40)
 
 
 def test_a_length_that_no_text_fills_is_refused_before_any_work() -> None:

@@ -117,14 +117,8 @@ class File(TableDataset):
         return FileRows(path, rows)
 
     def _stored(self, path: Path) -> OnDisk:
-        key = content_hash(
-            [FORMAT, file_hash([path]), path.suffix, self.chosen, self.columns, self.conversation, self.unit],
-            size=16,
-        )
-        stored = cache_folder() / "rows" / key
-        if not stored.is_file():
-            write_records(stored, (json.dumps(each).encode() for each in self._lines(path)))
-        return OnDisk(Records(stored))
+        key = [file_hash([path]), path.suffix, self.chosen, self.columns, self.conversation, self.unit]
+        return stored(key, self._lines(path))
 
     def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         return ((line, self.row(f"{path}:{line}", row)) for line, row in self._raw(path))
@@ -172,12 +166,12 @@ def _paths(split: str, given: str | Sequence[str]) -> list[Path]:
 class InMemory:
     """Lines with their rows."""
 
-    lines: Sequence[tuple[int, dict[str, Any]]]
+    lines: Sequence[tuple[int, Mapping[str, Any]]]
 
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
+    def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any]]:
         return self.lines[index]
 
 
@@ -195,6 +189,19 @@ class OnDisk:
         return line, row
 
 
+def stored(key: Sequence[Any], lines: Iterator[tuple[int, Mapping[str, Any]]]) -> OnDisk:
+    """Keep lines with their rows in the cache's folder, read but once.
+
+    Args:
+        key: what they follow from.
+        lines: plain values.
+    """
+    path = cache_folder() / "rows" / content_hash([FORMAT, *key], size=16)
+    if not path.is_file():
+        write_records(path, (json.dumps(each).encode() for each in lines))
+    return OnDisk(Records(path))
+
+
 @dataclass(frozen=True)
 class FileRows:
     """The rows of a file."""
@@ -205,7 +212,7 @@ class FileRows:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self.lines[index][1]
 
     def place(self, index: int) -> str:

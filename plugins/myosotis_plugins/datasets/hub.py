@@ -179,13 +179,13 @@ class TableRows:
     """Rows of a table on disk, each read when it is asked for."""
 
     table: Any
-    made: Callable[[str, Mapping[str, Any]], dict[str, Any]]
+    made: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
     name: str
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self.made(self.place(index), self.table[index])
 
     def place(self, index: int) -> str:

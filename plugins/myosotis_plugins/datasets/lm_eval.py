@@ -145,12 +145,11 @@ class LMEval(TaskDataset):
 
 
 def _row(task: Any, requests: Sequence[Any]) -> Row:
+    from myosotis_plugins.objectives.lm_eval_tokens import decoding_of
+
     for each in requests:
-        if each.request_type == "generate_until" and each.args[1].get("do_sample"):
-            raise DataError(
-                f"{task.task_name} must be answered with the likeliest token each time, but asks for do_sample; "
-                "take it out of its generation_kwargs"
-            )
+        if each.request_type == "generate_until":
+            decoding_of(task.task_name, each.args[1])
     return {"task": task, "doc": requests[0].doc, "requests": requests}
 
 

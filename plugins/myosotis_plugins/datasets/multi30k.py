@@ -27,6 +27,9 @@ class Multi30k(Benchmark):
         source: the language to translate from: en, de or fr; the Hub has no fr.
         target: the language to translate to.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        streaming: whether rows and what they are encoded to stay on disk, with the same numbers; where not given,
+            data of more than 256 MB do.
+        options: further parameters of the objective, such as `{num_beams: 4}`; `myosotis plugins show OBJECTIVE`.
     """
 
     paper = "Elliott et al. 2016, Multi30K: Multilingual English-German Image Descriptions, arXiv:1605.00459"
@@ -40,8 +43,11 @@ class Multi30k(Benchmark):
         source: str = "en",
         target: str = "de",
         metrics: list[str] | None = None,
+        streaming: bool | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(path, length, metrics)
+        super().__init__(path, length, metrics, streaming=streaming)
+        self.options = options or {}
         if source not in LANGUAGES or target not in LANGUAGES or source == target:
             raise ConfigurationError(
                 f"source and target must be two of {', '.join(LANGUAGES)}, but got {source} and {target}"
@@ -56,6 +62,7 @@ class Multi30k(Benchmark):
             "length": self.length,
             "target_length": self.target_length,
             "template": f"translate {LANGUAGES[self.source]} to {LANGUAGES[self.target]}: {{source}}\n",
+            **self.options,
         }
 
     def row(self, raw: Mapping[str, Any]) -> Row:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from myosotis import hookimpl
 from myosotis.interfaces import Row, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.columns import TEXTS, Kind
 
 MYOSOTIS_API = 1
 
@@ -22,12 +23,16 @@ class SciTLDR(Benchmark):
         length: the most tokens of an abstract; its end is cut to fit.
         target_length: the most tokens of a summary.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        streaming: whether rows and what they are encoded to stay on disk, with the same numbers; where not given,
+            data of more than 256 MB do.
+        options: further parameters of the objective, such as `{num_beams: 4}`; `myosotis plugins show OBJECTIVE`.
     """
 
     paper = "Cachola et al. 2020, TLDR: Extreme Summarization of Scientific Documents, arXiv:2004.15011"
     hub = "allenai/scitldr"
     hub_name = "Abstract"
     hub_revision = "refs/convert/parquet"
+    kinds: ClassVar[Mapping[str, Kind]] = {"source": TEXTS, "target": TEXTS}
 
     def __init__(
         self,
@@ -35,8 +40,11 @@ class SciTLDR(Benchmark):
         length: int = 384,
         target_length: int = 128,
         metrics: list[str] | None = None,
+        streaming: bool | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(path, length, metrics)
+        super().__init__(path, length, metrics, streaming=streaming)
+        self.options = options or {}
         self.target_length = target_length
 
     def objective(self) -> tuple[str, Mapping[str, Any]]:
@@ -45,6 +53,7 @@ class SciTLDR(Benchmark):
             "length": self.length,
             "target_length": self.target_length,
             "template": "summarize: {source}\nTL;DR: ",
+            **self.options,
         }
 
     def row(self, raw: Mapping[str, Any]) -> Row:

@@ -9,6 +9,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, unknown_name
 from myosotis.interfaces import Row, Split, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.columns import NUMBER, Kind
 from myosotis_plugins.datasets.numbered import named
 from myosotis_plugins.objectives import classification
 
@@ -34,6 +35,8 @@ class SST2(Benchmark):
             the label's word; `auto` takes likelihood with a decoder, else a head.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
         train_rows: how many rows are trained on, drawn once for all: fewer are among more; all where not given.
+        streaming: whether rows and what they are encoded to stay on disk, with the same numbers; where not given,
+            data of more than 256 MB do.
     """
 
     paper = (
@@ -41,6 +44,7 @@ class SST2(Benchmark):
     )
     hub = "stanfordnlp/sst2"
     hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "test": "validation"}
+    kinds: ClassVar[Mapping[str, Kind]] = {"label": NUMBER}
 
     def __init__(
         self,
@@ -49,8 +53,9 @@ class SST2(Benchmark):
         by: str = "auto",
         metrics: list[str] | None = None,
         train_rows: int | None = None,
+        streaming: bool | None = None,
     ) -> None:
-        super().__init__(path, length, metrics, train_rows)
+        super().__init__(path, length, metrics, train_rows, streaming)
         if by not in WAYS:
             raise ConfigurationError(unknown_name("way to classify (by)", by, WAYS))
         self.by = by

@@ -20,6 +20,8 @@ class Stories(TextBenchmark):
         length: the most tokens of a block.
         packing: `joined` or `isolated`, as of the objective `language_modeling`.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        streaming: whether rows and what they are encoded to stay on disk, with the same numbers; where not given,
+            data of more than 256 MB do.
     """
 
     paper = (

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from myosotis import hookimpl
 from myosotis.interfaces import Row, Split, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.columns import LABEL, NUMBER, Kind
 from myosotis_plugins.datasets.numbered import named
 
 MYOSOTIS_API = 1
@@ -60,6 +61,8 @@ ARGUMENTS = """
         own_head: whether the task has a head of its own, as in task-incremental learning; else it shares one.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
         train_rows: how many rows are trained on, drawn once for all: fewer are among more; all where not given.
+        streaming: whether rows and what they are encoded to stay on disk, with the same numbers; where not given,
+            data of more than 256 MB do.
 """
 
 
@@ -70,6 +73,7 @@ class Topics(Benchmark):
         "Zhang et al. 2015, Character-level Convolutional Networks for Text Classification, arXiv:1509.01626"
     )
     hub_splits: ClassVar[Mapping[Split, str]] = {"train": "train", "test": "test"}
+    kinds: ClassVar[Mapping[str, Kind]] = {"label": LABEL, "topic": NUMBER}
     labels: ClassVar[tuple[str, ...]]
     asks: ClassVar[str] = "Topic"
     columns: ClassVar[tuple[str, ...]] = ("text",)
@@ -89,8 +93,9 @@ class Topics(Benchmark):
         own_head: bool = False,
         metrics: list[str] | None = None,
         train_rows: int | None = None,
+        streaming: bool | None = None,
     ) -> None:
-        super().__init__(path, length, metrics, train_rows)
+        super().__init__(path, length, metrics, train_rows, streaming)
         self.by = by
         self.own_head = own_head
 
@@ -163,8 +168,9 @@ class Polarity(Topics):
     labels = ("negative", "positive")
     asks = "Sentiment"
 
-    def _rows_of(self, raw: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-        return super()._rows_of({place: row for place, row in raw.items() if row.get("label") != NEUTRAL})
+    def keeps(self, raw: Mapping[str, Any]) -> bool:
+        """Leave out what is neither."""
+        return raw.get("label") != NEUTRAL
 
     def row(self, raw: Mapping[str, Any]) -> Row:
         """Take a file's stars as the polarity that they say."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from myosotis import hookimpl
 from myosotis.interfaces import Row, TaskDataset
 from myosotis_plugins.datasets.benchmark import Benchmark
+from myosotis_plugins.datasets.columns import NUMBERS, TEXTS, Kind
 from myosotis_plugins.datasets.numbered import named
 
 MYOSOTIS_API = 1
@@ -24,6 +25,8 @@ class WNUT17(Benchmark):
         length: the most pieces of a post.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
         train_rows: how many rows are trained on, drawn once for all: fewer are among more; all where not given.
+        streaming: whether rows and what they are encoded to stay on disk, with the same numbers; where not given,
+            data of more than 256 MB do.
     """
 
     paper = (
@@ -31,6 +34,7 @@ class WNUT17(Benchmark):
     )
     hub = "leondz/wnut_17"
     hub_revision = "refs/convert/parquet"
+    kinds: ClassVar[Mapping[str, Kind]] = {"tokens": TEXTS, "tags": TEXTS, "ner_tags": NUMBERS}
 
     def objective(self) -> tuple[str, Mapping[str, Any]]:
         """Choose the tagging of words."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from myosotis import hookimpl
 from myosotis.interfaces import Row, Rows, Split, TaskDataset, file_hash
 from myosotis_plugins.datasets.benchmark import AnswerBenchmark, held_out
+from myosotis_plugins.datasets.columns import ANSWERS, Kind
 from myosotis_plugins.datasets.readers import passages
 
 MYOSOTIS_API = 1
@@ -30,6 +31,9 @@ class XQuAD(AnswerBenchmark):
         template: how a question is put, as of the objective `instruction`.
         max_new_tokens: the most tokens of an answer that the model writes.
         metrics: what the rows are scored by, the headline's first; the objective's own where not given.
+        streaming: whether rows and what they are encoded to stay on disk, with the same numbers; where not given,
+            data of more than 256 MB do.
+        options: further parameters of the objective, such as `{num_beams: 4}`; `myosotis plugins show OBJECTIVE`.
     """
 
     paper = (
@@ -38,6 +42,7 @@ class XQuAD(AnswerBenchmark):
     )
     hub = "google/xquad"
     hub_name = "xquad.en"
+    kinds: ClassVar[Mapping[str, Kind]] = {"answers": ANSWERS}
     hub_splits: ClassVar[Mapping[Split, str]] = {"train": "validation", "test": "validation"}
     files: ClassVar[Mapping[Split, str]] = {"train": "qa_en.jsonl", "test": "qa_en.jsonl"}
 
@@ -55,7 +60,8 @@ class XQuAD(AnswerBenchmark):
         if self.folder is not None:
             path = self.folder / CORPUS
             return passages(path) if path.is_file() else ()
-        return list(dict.fromkeys(raw["context"] for raw in self._from_hub("test").values()))
+        raw = self._from_hub("test")
+        return list(dict.fromkeys(raw[index]["context"] for index in range(len(raw))))
 
     def fingerprint(self) -> str:
         """Hash the paragraphs with the questions."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from myosotis import hookimpl
-from myosotis.interfaces import Columns, Metric
+from myosotis.interfaces import Columns, Metric, written_by
 
 MYOSOTIS_API = 1
 
@@ -17,7 +17,10 @@ PREFIX = "lm_eval_"
 
 
 class HarnessMetric(Metric):
-    """Reads `scores`, what the harness gave each document, and makes one score of them as the harness does."""
+    """Reads `scores`, what the harness gave each document, and makes one score of them as the harness does.
+
+    They may be of what was written, though the objective's `generate` is not asked: `settings` says so.
+    """
 
     name: ClassVar[str]
     higher_is_better = True
@@ -25,6 +28,10 @@ class HarnessMetric(Metric):
     def prepare(self, columns: Columns) -> Columns:
         """Take this metric's numbers: one a document, or two, such as a likelihood and how many words it is of."""
         return {"score": np.array([scores[self.name] for scores in columns["scores"]], dtype=float)}
+
+    def settings(self, columns: Columns) -> str:
+        """Say how answers were written, where they were."""
+        return written_by(columns)
 
     def value(self, columns: Columns) -> float:
         """Aggregate."""

@@ -18,6 +18,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, ModelError
 from myosotis.interfaces import Model, ModelFactory, Objective
 from myosotis_plugins.objectives.asked import Prompt
+from myosotis_plugins.objectives.generation import Decoding
 
 MYOSOTIS_API = 1
 
@@ -132,29 +133,46 @@ class Asking(nn.Module):
         """Give itself: copies would count their requests apart."""
         return self
 
-    def write(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    def write(self, prompts: Sequence[Prompt], max_new_tokens: int, decoding: Decoding) -> list[str]:
         """Answer prompts.
 
         Raises:
             ModelError: the endpoint gives no answer.
-            ConfigurationError: the requests are used up.
+            ConfigurationError: the requests are used up, or no request can ask for such a decoding.
         """
+        body = {key: each for key, each in self._body(max_new_tokens, decoding).items() if each is not None}
         with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            return list(pool.map(lambda prompt: self._answer(prompt, max_new_tokens), prompts))
+            return list(pool.map(lambda prompt: self._answer(prompt, body), prompts))
 
-    def _answer(self, prompt: Prompt, max_new_tokens: int) -> str:
+    def settings(self, max_new_tokens: int, decoding: Decoding) -> str:
+        """Say how it writes: as requests say where they have options of the user's."""
+        if not self.endpoint.options:
+            return decoding.settings(max_new_tokens)
+        body = self._body(max_new_tokens, decoding)
+        return ", ".join(f"{key} {'not said' if each is None else each}" for key, each in body.items())
+
+    def _body(self, max_new_tokens: int, decoding: Decoding) -> dict[str, Any]:
+        asked = Decoding(temperature=decoding.temperature, top_p=decoding.top_p)
+        if decoding.settings(max_new_tokens) != asked.settings(max_new_tokens):
+            raise ConfigurationError(
+                "an endpoint takes temperature and top_p as every interface like OpenAI's does, but is asked for "
+                f"{decoding.settings(max_new_tokens)}; give what more it takes in model.options"
+            )
+        drawn = {"top_p": asked.top_p} if asked.top_p < 1 else {}
+        body = {"max_tokens": max_new_tokens, "temperature": asked.temperature, **drawn}
+        return {**body, **self.endpoint.options}
+
+    def _answer(self, prompt: Prompt, body: Mapping[str, Any]) -> str:
         from openai import OpenAIError
 
         try:
-            return self._ask(prompt, max_new_tokens)
+            return self._ask(prompt, body)
         except OpenAIError as error:
             # Without the client's own error, which may say more of the request than is to be in a file.
             raise self._refused(error) from None
 
-    def _ask(self, prompt: Prompt, max_new_tokens: int) -> str:
+    def _ask(self, prompt: Prompt, body: Mapping[str, Any]) -> str:
         client, name = self._client, self.endpoint.name
-        settings = {"max_tokens": max_new_tokens, "temperature": 0, **self.endpoint.options}
-        body = {key: value for key, value in settings.items() if value is not None}
         if isinstance(prompt, str) and self.endpoint.by == "completions":
             completion = client.completions.create(model=name, prompt=prompt, extra_body=body)
             return str(completion.choices[0].text)

@@ -10,6 +10,7 @@ from torch import nn
 from myosotis.interfaces import Columns, Example, Piece
 from myosotis_plugins.objectives.causal import objects
 from myosotis_plugins.objectives.few_shot import BLANK_LINE
+from myosotis_plugins.objectives.generation import Decoding
 from myosotis_plugins.objectives.turns import Messages
 
 PROMPT = "prompt_text"
@@ -21,12 +22,16 @@ Prompt: TypeAlias = str | Messages
 class Writer(Protocol):
     """The module of a model that gives texts alone."""
 
-    def write(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Answer prompts, the likeliest token each time.
+    def write(self, prompts: Sequence[Prompt], max_new_tokens: int, decoding: Decoding) -> list[str]:
+        """Answer prompts.
 
         Raises:
             ModelError: it gives no answer.
+            ConfigurationError: it cannot choose tokens so.
         """
+
+    def settings(self, max_new_tokens: int, decoding: Decoding) -> str:
+        """Say in words how it writes."""
 
 
 def example(prompt: Prompt, reference: str) -> Example:
@@ -40,11 +45,22 @@ def behind_shots(examples: Sequence[Example], shots: Sequence[Example]) -> list[
     return [example(f"{before}{each[PROMPT]}", each["reference"]) for each in examples]
 
 
-def written(module: nn.Module, examples: Sequence[Example], max_new_tokens: int) -> Columns:
-    """Let the module answer: the columns `text` and `reference`."""
+def written(
+    module: nn.Module, examples: Sequence[Example], max_new_tokens: int, decoding: Decoding
+) -> Columns:
+    """Let the module answer, and give `columns`."""
     writer = cast(Writer, module)
-    texts = writer.write([each[PROMPT] for each in examples], max_new_tokens)
-    return {"text": objects(texts), "reference": objects([each["reference"] for each in examples])}
+    texts = writer.write([each[PROMPT] for each in examples], max_new_tokens, decoding)
+    return columns(texts, examples, writer.settings(max_new_tokens, decoding))
+
+
+def columns(texts: Sequence[str], examples: Sequence[Example], settings: str) -> Columns:
+    """Give what was written for examples, beside what is wanted, and how it was written."""
+    return {
+        "text": objects(texts),
+        "reference": objects([each["reference"] for each in examples]),
+        "settings": objects([settings] * len(texts)),
+    }
 
 
 def pieces(asked: Example) -> list[Piece]:

@@ -13,7 +13,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, DataError, RowError, unknown_name
 from myosotis.interfaces import Batch, Columns, Example, Logits, Loss, Model, Objective, Piece, Row, Rows
 from myosotis_plugins.objectives import asked, causal, few_shot, shown
-from myosotis_plugins.objectives.generation import continued, greedy
+from myosotis_plugins.objectives.generation import Decoding, continued
 from myosotis_plugins.objectives.heads import CAUSAL, Head, Shape, only
 from myosotis_plugins.objectives.turns import (
     TEMPLATES,
@@ -32,7 +32,7 @@ CHAT = "chat"
 
 
 @dataclass(frozen=True)
-class Instruction(Objective):
+class Instruction(Objective, Decoding):
     """Answer a prompt; the end of a response is learned too.
 
     Rows are `{"prompt": …, "response": …}`, or conversations, `{"messages": [{"role": …, "content": …}, …]}`, with
@@ -45,6 +45,12 @@ class Instruction(Objective):
         length: the most tokens a row may have; the first prompt's beginning is cut to fit, a response never.
         template: `plain`, `question`, `instruction`, or `chat` for the tokenizer's own chat template.
         max_new_tokens: the most tokens of a response that is written, for metrics that look at texts.
+        temperature: 0 writes the likeliest token each time; above 0, tokens are drawn at it, the same ones at every
+            evaluation.
+        top_p: draws from the likeliest tokens alone that have so much of the probability together.
+        num_beams: how many beginnings of a text are followed at once.
+        repetition_penalty: by what the scores of tokens are divided that stand in the row already; 1 does nothing.
+        no_repeat_ngram_size: how many tokens in a row may not be written twice; 0 allows all.
     """
 
     version = 2
@@ -57,6 +63,7 @@ class Instruction(Objective):
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.template not in (*TEMPLATES, CHAT):
             raise ConfigurationError(unknown_name("template", self.template, [*TEMPLATES, CHAT]))
 
@@ -226,28 +233,22 @@ class Instruction(Objective):
         """Give the logits of each token of the responses."""
         return causal.predicted_logits(module, causal.on_device(self.collate(examples, model), module))
 
-    @property
-    def generation(self) -> str:
-        """Say how responses are written."""
-        return greedy(self.max_new_tokens)
-
     def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Write each row's last response."""
         if model.text_only:
-            return asked.written(module, examples, self.max_new_tokens)
+            return asked.written(module, examples, self.max_new_tokens, self)
         prompts = [[*example["prompt"], *example["response"][: example["last"]]] for example in examples]
-        texts = continued(Model(module, model.tokenizer), prompts, self.max_new_tokens, self._ends(model))
-        return {
-            "text": causal.objects(texts),
-            "reference": causal.objects([example["reference"] for example in examples]),
-        }
+        texts = continued(
+            Model(module, model.tokenizer), prompts, self.max_new_tokens, self, self._ends(model)
+        )
+        return asked.columns(texts, examples, self.settings(self.max_new_tokens))
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Write a response to each prompt."""
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
         texts = [each[0].prompt for each in self._turns(chats, model)]
         ids = causal.token_ids(model, texts, special=self.template != CHAT)
-        return continued(model, ids, max_new_tokens, self._ends(model))
+        return continued(model, ids, max_new_tokens, self, self._ends(model))
 
     def _ends(self, model: Model) -> list[int]:
         """Name the tokens beside the tokenizer's end by which an answer ends."""

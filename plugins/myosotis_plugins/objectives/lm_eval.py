@@ -64,10 +64,17 @@ class LMEval(Objective):
         _never_trains()
 
     def predict(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
-        """Answer each document's requests: the `answers`, and the `scores` that the harness makes of them."""
+        """Answer each document's requests: the `answers`, how they were written, and the harness's `scores`."""
         answers = _answers(module, examples, model)
         scores = [_scores(example, each) for example, each in zip(examples, answers, strict=True)]
-        return {"answers": causal.objects(answers), "scores": causal.objects(scores)}
+        settings = [
+            "; ".join(dict.fromkeys(part.settings for _, part in each["written"])) for each in examples
+        ]
+        return {
+            "answers": causal.objects(answers),
+            "scores": causal.objects(scores),
+            "settings": causal.objects(settings),
+        }
 
 
 def _never_trains() -> NoReturn:
@@ -124,9 +131,9 @@ def _texts(model: Model, parts: Sequence[Any]) -> list[str]:
     from lm_eval.models.utils import postprocess_generated_text
 
     texts = {}
-    for length in {part.max_new_tokens for part in parts}:
-        for number, text in enumerate(continued(model, [part.ids for part in parts], length)):
-            if parts[number].max_new_tokens == length:
+    for length, decoding in dict.fromkeys((part.max_new_tokens, part.decoding) for part in parts):
+        for number, text in enumerate(continued(model, [part.ids for part in parts], length, decoding)):
+            if (parts[number].max_new_tokens, parts[number].decoding) == (length, decoding):
                 texts[number] = postprocess_generated_text(text, list(parts[number].until), None)
     return [texts[number] for number in range(len(parts))]
 

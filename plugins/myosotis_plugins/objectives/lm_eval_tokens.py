@@ -12,6 +12,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from myosotis.errors import DataError
 from myosotis.interfaces import Model
+from myosotis_plugins.objectives.generation import Decoding
 
 CONTEXT = 2048
 NEW_TOKENS = 256
@@ -39,11 +40,43 @@ class Written:
         ids: its tokens.
         until: texts of which the first that is written ends the answer.
         max_new_tokens: after which it is cut.
+        decoding: how tokens are chosen.
+        settings: all this in words, but for the text that ends every text.
     """
 
     ids: list[int]
     until: tuple[str, ...]
     max_new_tokens: int
+    decoding: Decoding
+    settings: str
+
+
+OF_DRAWING = frozenset({"do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p"})
+"""What says nothing where no tokens are drawn."""
+TAKEN = frozenset({"num_beams", "repetition_penalty", "no_repeat_ngram_size"})
+
+
+def decoding_of(task: str, settings: Mapping[str, Any]) -> Decoding:
+    """Read how a task wants its tokens chosen.
+
+    Raises:
+        DataError: in a way that would give other texts every time, or that is not known here.
+    """
+    known = normalize_gen_kwargs(dict(settings), NEW_TOKENS)
+    if known["do_sample"]:
+        raise DataError(
+            f"{task} must be answered with the likeliest token each time, but asks for do_sample; take it and the "
+            "temperature out of its generation_kwargs"
+        )
+    asked = {
+        name: value for name, value in known.items() if name not in {*OF_DRAWING, "until", "max_gen_toks"}
+    }
+    if not set(asked) <= TAKEN:
+        raise DataError(
+            f"{task} must have generation_kwargs of {', '.join(sorted(TAKEN))}, until and max_gen_toks, but has "
+            f"{', '.join(sorted(set(asked) - TAKEN))} too; take these out"
+        )
+    return Decoding(**asked)
 
 
 class Tokens(TemplateLM):  # type: ignore[misc]
@@ -115,5 +148,8 @@ class Tokens(TemplateLM):  # type: ignore[misc]
 
     def _written(self, prompt: str, settings: Mapping[str, Any]) -> Written:
         known = normalize_gen_kwargs(dict(settings), NEW_TOKENS)
+        asked, longest = list(known["until"]), int(known["max_gen_toks"])
         until = handle_stop_sequences(known["until"], self.tokenizer.decode(self.eot_token_id))
-        return Written(self.tok_encode(prompt), tuple(until), int(known["max_gen_toks"]))
+        decoding = decoding_of("a task", settings)
+        said = decoding.settings(longest) + (f", until {' or '.join(map(repr, asked))}" if asked else "")
+        return Written(self.tok_encode(prompt), tuple(until), longest, decoding, said)

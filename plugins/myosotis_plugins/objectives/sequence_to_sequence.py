@@ -11,7 +11,7 @@ from myosotis import hookimpl
 from myosotis.errors import ConfigurationError, RowError
 from myosotis.interfaces import Batch, Columns, Example, Model, Objective, Piece, Row, Rows
 from myosotis_plugins.objectives import asked, causal, few_shot, placed, shown
-from myosotis_plugins.objectives.generation import continued, greedy, transduced
+from myosotis_plugins.objectives.generation import Decoding, continued, transduced
 from myosotis_plugins.objectives.heads import CAUSAL, SEQUENCE_TO_SEQUENCE, Head, Shape, only, shape_of
 from myosotis_plugins.objectives.token_losses import TokenObjective
 
@@ -19,7 +19,7 @@ MYOSOTIS_API = 1
 
 
 @dataclass(frozen=True)
-class SequenceToSequence(TokenObjective):
+class SequenceToSequence(TokenObjective, Decoding):
     """Write a target for a source; rows are `{"source": …, "target": …}`. The target's end is learned too.
 
     A model with an encoder and a decoder reads the source and writes the target; a decoder writes the target after
@@ -30,6 +30,12 @@ class SequenceToSequence(TokenObjective):
         length: the most tokens of a source; its end is cut to fit.
         target_length: the most tokens of a target, and of what is written; a longer target is refused.
         template: what the model reads, `{source}` standing for the source.
+        temperature: 0 writes the likeliest token each time; above 0, tokens are drawn at it, the same ones at every
+            evaluation.
+        top_p: draws from the likeliest tokens alone that have so much of the probability together.
+        num_beams: how many beginnings of a text are followed at once.
+        repetition_penalty: by what the scores of tokens are divided that stand in the row already; 1 does nothing.
+        no_repeat_ngram_size: how many tokens in a row may not be written twice; 0 allows all.
     """
 
     metrics = ("cross_entropy", "perplexity")
@@ -41,6 +47,7 @@ class SequenceToSequence(TokenObjective):
     template: str = "{source}\n"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.length, self.target_length) < 2:
             raise ConfigurationError(
                 "length and target_length must be at least 2 tokens, but got "
@@ -170,31 +177,23 @@ class SequenceToSequence(TokenObjective):
             return placed.row_losses(placed.logits(module, batch), batch[placed.TARGETS])
         return causal.token_losses(module, batch)
 
-    @property
-    def generation(self) -> str:
-        """Say how texts are written."""
-        return greedy(self.target_length)
-
     def generate(self, module: nn.Module, examples: Sequence[Example], model: Model) -> Columns:
         """Write a target for each source."""
         if model.text_only:
-            return asked.written(module, examples, self.target_length)
+            return asked.written(module, examples, self.target_length, self)
         written = Model(module, model.tokenizer)
         if "prompt" in examples[0]:
-            texts = continued(written, [example["prompt"] for example in examples], self.target_length)
+            texts = continued(written, [each["prompt"] for each in examples], self.target_length, self)
         else:
-            texts = transduced(written, [example["source"] for example in examples], self.target_length)
-        return {
-            "text": causal.objects(texts),
-            "reference": causal.objects([example["reference"] for example in examples]),
-        }
+            texts = transduced(written, [each["source"] for each in examples], self.target_length, self)
+        return asked.columns(texts, examples, self.settings(self.target_length))
 
     def answer(self, model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Write a target for each prompt."""
         sources = self._sources(prompts, model)
         if shape_of(getattr(model.module, "config", None)) == "encoder-decoder":
-            return transduced(model, sources, max_new_tokens)
-        return continued(model, sources, max_new_tokens)
+            return transduced(model, sources, max_new_tokens, self)
+        return continued(model, sources, max_new_tokens, self)
 
 
 @hookimpl
