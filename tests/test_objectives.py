@@ -194,11 +194,26 @@ def test_scores_do_not_depend_on_the_batch_size() -> None:
             "llama",
             "sums",
             {"template": "question"},
-            ["shown Q|u|e|s|t|i|o|n|:| |a|f|t|e|r| |0|?|⏎|A|n|s|w|e|r|:| ", "trained on 1|</s>"],
+            [
+                "template Q|u|e|s|t|i|o|n|:| ",
+                "shown a|f|t|e|r| |0|?",
+                "template ⏎|A|n|s|w|e|r|:| ",
+                "trained on 1|</s>",
+            ],
         ),
-        ("t5", "copy", {}, ["shown [CLS]|s|a|y| |0|[SEP]|⏎", "trained on 0"]),
-        ("gpt2", "parity", {}, ["shown t|h|e| |n|u|m|b|e|r| |0|⏎|L|a|b|e|l|:", "trained on  |e|v|e|n"]),
-        ("bert", "parity", {}, ["shown [CLS]|t|h|e| |n|u|m|b|e|r| |0", "trained on [SEP]→even"]),
+        ("t5", "copy", {}, ["template [CLS]", "shown s|a|y| |0", "template [SEP]|⏎", "trained on 0"]),
+        (
+            "gpt2",
+            "parity",
+            {},
+            ["shown t|h|e| |n|u|m|b|e|r| |0", "template ⏎|L|a|b|e|l|:", "trained on  |e|v|e|n"],
+        ),
+        (
+            "bert",
+            "parity",
+            {},
+            ["template [CLS]", "shown t|h|e| |n|u|m|b|e|r| |0", "trained on [SEP]→even"],
+        ),
         (
             "gpt2",
             "tags",
@@ -216,7 +231,7 @@ def test_rows_are_shown_as_the_model_sees_them(
     assert code == 0, error
     header, *rows = printed.splitlines()
     assert re.fullmatch(rf"{task}, row 1, \d+ tokens", header)
-    assert [re.sub(r"^ +(shown|trained on)  ", r"\1 ", row) for row in rows] == list(expected)
+    assert [re.sub(r"^ +(shown|trained on|template)  ", r"\1 ", row) for row in rows] == list(expected)
 
 
 def test_what_is_no_option_or_split_is_refused(call: Any) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from myosotis.data_check import CheckedSplit, findings, record
+from myosotis.data_check import findings
+from myosotis.data_split import CheckedSplit, record
 from myosotis.errors import DataError
 from myosotis.study_data import refuse
 

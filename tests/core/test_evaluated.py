@@ -9,7 +9,7 @@ import pytest
 from myosotis.config import EvaluationConfig
 from myosotis.interfaces import Example, Model, Rows
 from myosotis.testing import make_task
-from myosotis.workspace import evaluated_count, first_examples
+from myosotis.workspace import evaluated_count, evaluated_examples
 from tests import toy
 
 
@@ -34,7 +34,7 @@ def taken(rows: Sequence[int], limit: int | str | None) -> tuple[int, int]:
     objective = Counted()
     task = make_task("counted", toy.Points(), objective, {"hits": toy.Hits()})
     model = toy.ToyModel().load([])
-    examples = first_examples(task, rows, model, EvaluationConfig(limit=limit))
+    examples = evaluated_examples(task, rows, model, EvaluationConfig(limit=limit))
     assert [example["tokens"] for example in examples] == list(rows[: len(examples)])
     return len(examples), objective.encoded
 

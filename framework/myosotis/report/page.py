@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from myosotis.data_record import DataRecord
 from myosotis.errors import StorageError
 from myosotis.ledger import StudyRecord, cache_folder, write_text
-from myosotis.report.data import HEADER, cells
+from myosotis.report.data import HEADER, balance, cells
 from myosotis.report.pictures import DATA, Picture, page_specification, vega_lite_version
 from myosotis.report.table import SHOWN_WHOLE, front_first
 from myosotis.report.words import findings
@@ -36,6 +36,7 @@ def page(record: StudyRecord, frame: pd.DataFrame, data: DataRecord, shown: list
         data=data,
         data_header=HEADER,
         data_rows=[cells(split) for split in data.splits],
+        data_balance=list(balance(data.splits)),
         data_pictures=[_embedded(picture) for picture in shown if picture.section == DATA],
         rows=(front_first(frame) if is_long else frame).to_dict("records"),
         is_long=is_long,
