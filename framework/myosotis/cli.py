@@ -604,7 +604,7 @@ def check_data(
     for line in balance(found.splits):
         typer.echo(line)
     if different > 1:
-        typer.echo(f"the trials have {different} different data, and all were looked at")
+        typer.echo(f"{different} trials differ in their data or how they read them: all were looked at")
     for each in found.findings:
         typer.echo(f"{each.where}: {each.what}\n    {each.advice}")
     if not found.findings:

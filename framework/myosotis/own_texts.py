@@ -18,6 +18,8 @@ UNREAD = "\ufffd"
 def marked(pieces: Sequence[Piece], texts: Sequence[str]) -> list[Piece]:
     """Say of each piece whether a template wrote it; of none where a text is not found.
 
+    A short text that a template's words before it hold, too, may be taken for those.
+
     Args:
         pieces: of one row, in their order.
         texts: the row's own, in their order.

@@ -347,7 +347,7 @@ def numbers(setting: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value in asdict(setting).items()
-        if key not in CHANGES_NO_NUMBER and CAME_LATER.get(key) != value
+        if key not in CHANGES_NO_NUMBER and (key, value) not in CAME_LATER.items()
     }
 
 

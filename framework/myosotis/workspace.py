@@ -291,7 +291,11 @@ def chosen(
     if evaluation.rows == "first":
         return limited(examples, evaluated_count(objective, examples, evaluation.limit))
     few = limited(_spread(examples, evaluation.limit), len(examples))
-    return limited(spread(few, evaluated_count(objective, few, evaluation.limit)), len(few))
+    if evaluation.limit != "auto":
+        return few
+    # By the mean, for the first ones may be the short ones.
+    tokens = sum(map(objective.tokens, few))
+    return limited(spread(few, -(-len(few) * AUTO_TOKENS // tokens)), len(few))
 
 
 def evaluated_rows(rows: Rows, count: int, evaluation: EvaluationConfig) -> Chosen:
