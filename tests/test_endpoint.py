@@ -108,6 +108,7 @@ def overrides(model: Sequence[str], *more: str) -> list[str]:
         "probe.sums.test=rows.jsonl",
         "probe.sums.objective=instruction",
         "probe.sums.template=question",
+        "probe.sums.length=128",
         f"probe.sums.options={{max_new_tokens: {NEW_TOKENS}}}",
         "probe.sums.metrics=[exact_match]",
         "logger=none",

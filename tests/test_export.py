@@ -72,6 +72,7 @@ def _study(*overrides: str) -> StudyRecord:
             "dataset.sums.train=rows.jsonl",
             "dataset.sums.objective=instruction",
             "dataset.sums.template=question",
+            "dataset.sums.length=128",
             "probe=[]",
             "trainer.max_steps=30",
             "trainer.accelerator=cpu",

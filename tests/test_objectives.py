@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,11 +199,26 @@ def test_scores_do_not_depend_on_the_batch_size() -> None:
             "llama",
             "sums",
             {"template": "question"},
-            ["shown Q|u|e|s|t|i|o|n|:| |a|f|t|e|r| |0|?|⏎|A|n|s|w|e|r|:| ", "trained on 1|</s>"],
+            [
+                "template Q|u|e|s|t|i|o|n|:| ",
+                "shown a|f|t|e|r| |0|?",
+                "template ⏎|A|n|s|w|e|r|:| ",
+                "trained on 1|</s>",
+            ],
         ),
-        ("t5", "copy", {}, ["shown [CLS]|s|a|y| |0|[SEP]|⏎", "trained on 0"]),
-        ("gpt2", "parity", {}, ["shown t|h|e| |n|u|m|b|e|r| |0|⏎|L|a|b|e|l|:", "trained on  |e|v|e|n"]),
-        ("bert", "parity", {}, ["shown [CLS]|t|h|e| |n|u|m|b|e|r| |0", "trained on [SEP]→even"]),
+        ("t5", "copy", {}, ["template [CLS]", "shown s|a|y| |0", "template [SEP]|⏎", "trained on 0"]),
+        (
+            "gpt2",
+            "parity",
+            {},
+            ["shown t|h|e| |n|u|m|b|e|r| |0", "template ⏎|L|a|b|e|l|:", "trained on  |e|v|e|n"],
+        ),
+        (
+            "bert",
+            "parity",
+            {},
+            ["template [CLS]", "shown t|h|e| |n|u|m|b|e|r| |0", "trained on [SEP]→even"],
+        ),
         (
             "gpt2",
             "tags",
@@ -220,7 +236,37 @@ def test_rows_are_shown_as_the_model_sees_them(
     assert code == 0, error
     header, *rows = printed.splitlines()
     assert re.fullmatch(rf"{task}, row 1, \d+ tokens", header)
-    assert [re.sub(r"^ +(shown|trained on)  ", r"\1 ", row) for row in rows] == list(expected)
+    assert [re.sub(r"^ +(shown|trained on|template)  ", r"\1 ", row) for row in rows] == list(expected)
+
+
+def test_a_chat_template_s_tokens_are_marked(home: Path, call: Any, tmp_path: Path) -> None:
+    model = tmp_path / "chat"
+    shutil.copytree(home / "llama", model)
+    says = "{% for each in messages %}[{{ each.role }}] {{ each.content }}\n{% endfor %}"
+    asks = "{% if add_generation_prompt %}[assistant] {% endif %}"
+    (model / "chat_template.jinja").write_text(says + asks)
+    messages = ["be kind", "now?", "what for", "after you"]
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    row = [{"role": role, "content": text} for role, text in zip(roles, [*messages, "see"], strict=True)]
+    (home / "chat.jsonl").write_text(f"{json.dumps({'messages': row})}\n" * 20)
+    chosen = ["dataset.sums.train=chat.jsonl", "dataset.sums.template=chat", "dataset.sums.length=128"]
+    code, printed, error = call(
+        "data", "show", "--rows", "1", *overrides_of(str(model), ["sums"]), *chosen, "logger=none"
+    )
+    assert code == 0, error
+    rows = [re.sub(r"^ +(shown|trained on|template)  ", r"\1 ", row) for row in printed.splitlines()[1:]]
+    assert [row.replace("|", "") for row in rows] == [
+        "template [system] ",
+        "shown be kind",
+        "template ⏎[user] ",
+        "shown now?",
+        "template ⏎[assistant] ",
+        "trained on what for⏎</s>",
+        "template [user] ",
+        "shown after you",
+        "template ⏎[assistant] ",
+        "trained on see⏎</s>",
+    ]
 
 
 def test_what_is_no_option_or_split_is_refused(call: Any) -> None:
@@ -255,6 +301,8 @@ def test_data_are_checked_through_the_command_line(home: Path, call: Any, tmp_pa
         "2",
     ]
     assert f"are longer than length and lose {lost} tokens" in printed
+    assert "raise length, by 32 at most" in printed  # the model has 64 positions
+    assert "parity (train): even 31, odd 24\n" in printed
     assert "parity (train): 1 rows (1.8%) are there before; 'the number 0 is' 2 times" in printed
     assert "parity (test)" in picture.read_text()
 
@@ -265,6 +313,34 @@ def test_a_picture_of_another_kind_is_refused(call: Any) -> None:
     )
     assert code == 2
     assert "--picture must end in .svg or .png, but got a.gif" in error
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "length", "most"),
+    [
+        ("bert", "parity", 64, 64),
+        ("gpt2", "parity", 128, 128),
+        ("gpt2", "tags", 128, 128),
+        ("gpt2", "sums", 128, 128),
+        ("gpt2", "text", 128, 128),
+        ("gpt2", "copy", 64, 128),  # with a target of 64
+        ("t5", "copy", 2000, None),  # has no table of positions
+    ],
+)
+def test_a_length_beyond_the_positions_of_the_model_is_refused_before_anything_runs(
+    model: str, task: str, length: int, most: int | None, call: Any
+) -> None:
+    arguments = [*overrides_of(model, [task]), "logger=none", "trainer.max_steps=1"]
+    code, _, error = call("data", "check", *arguments, f"dataset.{task}.length={length}")
+    assert code == 0, error
+    if most is not None:
+        message = (
+            rf"dataset\.{task}: a row must have at most the {most} tokens that the model has positions for, but "
+            rf"length lets it have {most + 1}"
+        )
+        with pytest.raises(ConfigurationError, match=message):
+            myosotis.run([*arguments, f"dataset.{task}.length={length + 1}", "study=long"])
+        assert not Path("studies/long").exists()
 
 
 def test_a_metric_of_texts_is_refused_where_none_are_written() -> None:

@@ -460,7 +460,7 @@ def test_page_shows_what_was_found_in_the_data(tmp_path: Path) -> None:
     assert "<h2>Data</h2>" not in write_report(study).read_text(encoding="utf-8")
     splits = [
         SplitRecord("plays <train>", 1234, 500, 9000, 17, 80, 40, 0, [Bar(0, 40, 400), Bar(40, 80, 100)]),
-        SplitRecord("plays (test)", 7, 7, labels=3),
+        SplitRecord("plays (test)", 7, 7, labels=3, counts={"<good>": 4, "bad": 2, "odd": 1}),
     ]
     found = [Finding("plays <train>", "9 rows are <b>", "look at them")]
     write_data(tmp_path / FILE, {"one": DataRecord(splits, found), "again": DataRecord(splits[:1], found)})
@@ -469,6 +469,7 @@ def test_page_shows_what_was_found_in_the_data(tmp_path: Path) -> None:
     cells = [each.split(">")[1] for each in row.split("</td") if "<td" in each]
     assert len(cells) == 14
     assert "500 of 1,234</td>" in row
+    assert "plays (test): &lt;good&gt; 4, bad 2, odd 1" in text
     assert "<td>9,000</td><td>17</td><td>80</td><td>40</td><td>–</td>" in row
     assert "<td>7</td><td>–</td><td>–</td><td>–</td><td>–</td><td>3</td>" in row
     assert text.count("9 rows are &lt;b&gt;; ") == 1

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from myosotis.adaptation import adapt, frozen_names
 from myosotis.errors import ConfigurationError, located
 from myosotis.evaluation import choose_runtime
-from myosotis.interfaces import Metric, Model, Task
+from myosotis.interfaces import Metric, Model, Objective, Task
 from myosotis.ledger import content_hash
 from myosotis.resolve import TrialConfig
 from myosotis.rows import encoded
 from myosotis.stacking import Branch, obstacle
 from myosotis.tracking import check_logger
 from myosotis.trial import start_context
-from myosotis.workspace import Workspace, first_examples, place_of
+from myosotis.workspace import Workspace, evaluated_examples, place_of
 
 FEW = 8
 """Examples of each split that are made before anything trains."""
@@ -73,12 +73,15 @@ class TrialCheck:
         """Encode a few rows: they may fit no length, or the model, or give nothing that a metric reads."""
         for task in config.tasks.values():
             identities = config.identities[task.name], config.identities["model"]
+            if self._new(f"length {identities}"):
+                with located(place_of(task)):
+                    check_length(task.objective, self.outline(config))
             for split in _splits(config, task):
                 if self._new(f"examples {identities} {split}"):
-                    few = replace(config.evaluation, split=split, limit=FEW)
+                    few = replace(config.evaluation, split=split, limit=FEW, rows="first")
                     with located(place_of(task)):
                         rows = self.workspace.rows(task, identities[0], split)
-                        first_examples(task, rows, self.outline(config), few)
+                        evaluated_examples(task, rows, self.outline(config), few)
             if self._new(f"metrics {identities}"):
                 with located(place_of(task)):
                     _check_metrics(task, self.outline(config))
@@ -132,6 +135,20 @@ def _splits(config: TrialConfig, task: Task) -> Iterator[str]:
         yield "train"
         if config.trainer.early_stopping.patience is not None:
             yield config.trainer.early_stopping.split
+
+
+def check_length(objective: Objective, model: Model) -> None:
+    """Refuse rows that may be longer than the model reads.
+
+    Raises:
+        ConfigurationError: says what the most is.
+    """
+    longest = objective.longest(model)
+    if longest is not None and model.positions is not None and longest > model.positions:
+        raise ConfigurationError(
+            f"a row must have at most the {model.positions:,} tokens that the model has positions for, but length "
+            f"lets it have {longest:,}; lower length, or take a model that reads more"
+        )
 
 
 def _check_metrics(task: Task, model: Model) -> None:

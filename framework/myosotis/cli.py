@@ -632,21 +632,21 @@ def show_data(
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many of each task.")] = 2,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
 ) -> None:
-    """Print rows as the model will see them: token by token, and which are trained on.
+    """Print rows as the model will see them: token by token, which are trained on, and which a template wrote.
 
     Takes the overrides that run takes; of a sweep, the first trial is shown.
     """
     from rich.console import Console
     from rich.text import Text
 
-    from myosotis.data import TRAINED, lines, shown_rows
+    from myosotis.data import SHOWN, TEMPLATE, TRAINED, lines, shown_rows
 
+    styles = {TRAINED: "green", SHOWN: "", TEMPLATE: "dim"}
     console = Console(highlight=False)
     for row in shown_rows(_checked(overrides, "data show"), split, rows):
         console.print(Text(f"{row.task}, row {row.number}, {row.tokens} tokens", style="bold"))
         for what, text in lines(row):
-            style = "green" if what == TRAINED else "dim"
-            console.print(Text.assemble(f"  {what:>10}  ", (text, style)), soft_wrap=True)
+            console.print(Text.assemble(f"  {what:>10}  ", (text, styles[what])), soft_wrap=True)
 
 
 @data_app.command("check", context_settings=PASS_THROUGH)
@@ -658,21 +658,25 @@ def check_data(
 ) -> None:
     """Look for what is wrong with the data: copies, overlaps, rows cut off, odd characters, rare labels.
 
-    Takes the overrides that run takes; of a sweep, the first trial's data are looked at.
+    Takes the overrides that run takes; of a sweep, all trials' data are looked at.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from myosotis.data import checked, draw_lengths
-    from myosotis.report.data import HEADER, cells
+    from myosotis.report.data import HEADER, balance, cells
     from myosotis.study_data import refuse
 
-    found = checked(_checked(overrides, "data check"))
+    found, different = checked(_checked(overrides, "data check"))
     table = Table(*HEADER, box=box.SIMPLE_HEAD, pad_edge=False)
     for split in found.splits:
         table.add_row(*cells(split))
     Console().print(table)
+    for line in balance(found.splits):
+        typer.echo(line)
+    if different > 1:
+        typer.echo(f"{different} trials differ in their data or how they read them: all were looked at")
     for each in found.findings:
         typer.echo(f"{each.where}: {each.what}\n    {each.advice}")
     if not found.findings:

@@ -129,7 +129,9 @@ class EvaluationConfig:
 
     Attributes:
         every: steps between two evaluations within a stage; 0 evaluates at stage ends only.
-        limit: examples a task, the first ones; `auto` takes 200, or fewer that have 8,192 tokens; None takes all.
+        limit: examples a task; `auto` takes 200, or fewer that have 8,192 tokens; None takes all.
+        rows: which ones: the `first`, or `spread` over the whole split, one of each of as many equal parts. The
+            same ones for every trial and for the base.
         batch_size: examples a batch; changes no score.
         split: the split that is scored.
         resamples: bootstrap resamples behind every interval.
@@ -138,6 +140,7 @@ class EvaluationConfig:
 
     every: int = 0
     limit: int | str | None = "auto"
+    rows: str = "first"
     batch_size: int = 16
     split: str = "test"
     resamples: int = 1000

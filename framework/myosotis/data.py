@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from myosotis.config import composer, explained
-from myosotis.data_check import findings, record
-from myosotis.data_record import DataRecord, SplitRecord
+from myosotis.check import TrialCheck, check_length
+from myosotis.config import composer, explained, plain
+from myosotis.data_check import findings
+from myosotis.data_record import DataRecord, SplitRecord, joined
+from myosotis.data_split import record, texts_of
 from myosotis.errors import ConfigurationError, located
-from myosotis.interfaces import Model, Piece, Rows, Task
+from myosotis.interfaces import Piece
+from myosotis.own_texts import marked
 from myosotis.plugins import load_registry
-from myosotis.points import expand
+from myosotis.points import expand, whole
 from myosotis.resolve import SPLITS, Resolver, TrialConfig
 from myosotis.rows import encoded, first
 from myosotis.storage import replacing
-from myosotis.study_data import StudyData
+from myosotis.study_data import StudyData, data_key
 from myosotis.workspace import Workspace, limited, place_of
 
 VISIBLE = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
-TRAINED, SHOWN = "trained on", "shown"
+TRAINED, SHOWN, TEMPLATE = "trained on", "shown", "template"
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,24 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The first trial of a study, with its data and its model's outline."""
+    """A study's trials, one of each that has other data."""
 
-    config: TrialConfig
+    configs: Sequence[TrialConfig]
     workspace: Workspace
-    model: Model
 
     @classmethod
     def of(cls, overrides: Sequence[str]) -> _Loaded:
         registry = load_registry()
+        resolver = Resolver(registry)
         with composer() as compose, explained():
-            point = expand(compose, "config", list(overrides), {}, {})[0]
-            config = Resolver(registry).resolve(compose.compose("config", point.overrides))
-        return cls(config, Workspace(Path(), registry), config.model.outline(config.objectives))
-
-    def rows(self, task: Task, split: str) -> Rows:
-        return self.workspace.rows(task, self.config.identities[task.name], split)
+            arguments, master = whole(compose, overrides, "config")
+            arms, params = plain(master.arms) or {}, plain(master.hydra.sweeper.get("params")) or {}
+            points = expand(compose, "config", arguments, arms, params)
+            different: dict[str, TrialConfig] = {}
+            for point in points:
+                config = resolver.resolve(compose.compose("config", point.overrides))
+                different.setdefault(data_key(config, None), config)
+        return cls(list(different.values()), Workspace(Path(), registry))
 
 
 def shown_rows(overrides: Sequence[str], split: str, count: int) -> Iterator[ShownRow]:
@@ -75,24 +80,40 @@ def shown_rows(overrides: Sequence[str], split: str, count: int) -> Iterator[Sho
     if split not in SPLITS:
         raise ConfigurationError(f"--split must be one of {', '.join(SPLITS)}, but got {split}")
     loaded = _Loaded.of(overrides)
-    for task in loaded.config.tasks.values():
+    config = loaded.configs[0]
+    model = config.model.outline(config.objectives)
+    for task in config.tasks.values():
         with located(place_of(task)):
-            rows = first(loaded.rows(task, split if task.role == "task" else "test"), 10 * count)
-            examples = limited(encoded(task.objective, rows, loaded.model), count)
-            for number, example in enumerate(examples, 1):
-                pieces = task.objective.pieces(example, loaded.model)
-                yield ShownRow(task.name, number, task.objective.tokens(example), pieces)
+            name = split if task.role == "task" else "test"
+            rows = first(loaded.workspace.rows(task, config.identities[task.name], name), 10 * count)
+            examples = encoded(task.objective, rows, model)
+            one_each = task.objective.row_by_row and len(examples) == len(rows)
+            for index, example in enumerate(limited(examples, count)):
+                pieces = task.objective.pieces(example, model)
+                known = marked(pieces, list(texts_of(rows[index]))) if one_each else pieces
+                yield ShownRow(task.name, index + 1, task.objective.tokens(example), known)
 
 
-def checked(overrides: Sequence[str]) -> DataRecord:
-    """Look at all that the first trial that overrides describe trains on and is scored on.
+def checked(overrides: Sequence[str]) -> tuple[DataRecord, int]:
+    """Look at all that the trials that overrides describe train on and are scored on.
+
+    Returns:
+        What was found, and how many different data the trials have.
 
     Raises:
-        ConfigurationError: the trial's configuration or its rows are not what they must be.
+        ConfigurationError: a trial's configuration or its rows are not what they must be.
     """
     loaded = _Loaded.of(overrides)
-    splits = StudyData(loaded.workspace, lambda config: loaded.model, most=None).splits(loaded.config)
-    return DataRecord([record(each) for each in splits], list(findings(splits)))
+    check = TrialCheck(loaded.workspace)
+    data = StudyData(loaded.workspace, check.outline, most=None)
+    records = []
+    for config in loaded.configs:
+        for task in config.tasks.values():
+            with located(place_of(task)):
+                check_length(task.objective, check.outline(config))
+        splits = data.splits(config)
+        records.append(DataRecord([record(each) for each in splits], list(findings(splits))))
+    return joined(records), len(records)
 
 
 def draw_lengths(splits: Sequence[SplitRecord], path: Path) -> None:
@@ -115,10 +136,15 @@ def draw_lengths(splits: Sequence[SplitRecord], path: Path) -> None:
 
 
 def lines(row: ShownRow) -> Iterator[tuple[str, str]]:
-    """Give runs of tokens that are trained on, or only shown, each with which of the two it is."""
-    for trained, run in groupby(row.pieces, key=lambda piece: piece.trained):
-        text = "|".join(_visible(piece) for piece in run)
-        yield (TRAINED if trained else SHOWN), text
+    """Give runs of tokens that are trained on, only shown, or of the template, each with which it is."""
+    for what, run in groupby(row.pieces, key=_what):
+        yield what, "|".join(_visible(piece) for piece in run)
+
+
+def _what(piece: Piece) -> str:
+    if piece.trained:
+        return TRAINED
+    return TEMPLATE if piece.template else SHOWN
 
 
 def _visible(piece: Piece) -> str:

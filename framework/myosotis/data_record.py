@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class SplitRecord:
         lost: tokens that are cut off.
         labels: how many different ones; 0 where rows have none.
         lengths: the rows by their length.
-        unit: what that counts: tokens, or characters where rows are not cut one by one.
+        counts: how often each label is there, the most frequent first; where there are many, these alone.
+        unit: what lengths count: tokens, or characters where rows are not cut one by one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class SplitRecord:
     labels: int = 0
     lengths: Sequence[Bar] = ()
     unit: str = "tokens"
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

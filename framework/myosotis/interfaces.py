@@ -69,12 +69,14 @@ class Model:
             labels; a method that freezes the base must let them train, and save them.
         text_only: whether it gives texts and nothing else, as one that is hosted elsewhere does: objectives ask it
             in text, metrics read what it writes, and nothing of it trains.
+        positions: the most tokens of a row that it reads; None where there is no limit, or it is not known.
     """
 
     module: nn.Module
     tokenizer: Any = None
     new: tuple[str, ...] = ()
     text_only: bool = False
+    positions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,13 @@ class Piece:
         text: what it stands for.
         trained: whether it is predicted and trained on.
         note: what is predicted at its place, where that is not the token itself.
+        template: whether it is no text of the row's own, but stands around it; told where the row is known.
     """
 
     text: str
     trained: bool
     note: str = ""
+    template: bool = False
 
 
 class Objective(Plugin):
@@ -249,6 +253,13 @@ class Objective(Plugin):
     def unlimited(self) -> Objective:
         """Give the same objective without a limit on the length of its examples; itself where it has none."""
         return self
+
+    def longest(self, model: Model) -> int | None:
+        """Give the most tokens of one row that a model reads at once; None where there is no limit, or no tokens.
+
+        The model may be an outline.
+        """
+        return None
 
     def pieces(self, example: Example, model: Model) -> Sequence[Piece]:
         """Give an encoded row as the model sees it, for people to look at.

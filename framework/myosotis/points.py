@@ -54,6 +54,17 @@ def says_nothing(overrides: Sequence[Override]) -> bool:
     return all(override_key(each).split(".")[0] in NAMES_NO_STUDY for each in overrides)
 
 
+def whole(compose: Composer, overrides: Sequence[str], config_name: str) -> tuple[list[str], DictConfig]:
+    """Give the overrides of a command and the configuration of its study as a whole."""
+    arguments = list(overrides)
+    if config_name == "config" and says_nothing(compose.parse(arguments)):
+        arguments.append(QUICKSTART)
+    parsed = compose.parse(arguments)
+    master = compose.master(config_name, list(whole_study(parsed)))
+    set_shared(master, parsed)
+    return arguments, master
+
+
 def whole_study(overrides: Sequence[Override]) -> Iterator[str]:
     """Give what concerns the study as a whole; of swept groups the first choice, for all to be there."""
     for override in overrides:

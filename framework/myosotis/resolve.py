@@ -41,6 +41,9 @@ from myosotis.plugins import KINDS, Registry, source_hash
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
 SPLITS = ("train", "validation", "test")
+EVALUATED_ROWS = ("first", "spread")
+CAME_LATER = {"rows": "first"}
+"""Settings with the value that they stood for before there were any: so that a trial's id stays what it was."""
 CHANGES_NO_NUMBER = frozenset({"save", "log_every_n_steps", "checkpoint_every_n_steps", "prefix_gigabytes"})
 
 
@@ -145,7 +148,7 @@ class Resolver:
             "methods": method_identities,
             "roles": {name: task.role for name, task in tasks.items()},
             "stages": [asdict(stage) for stage in stages],
-            "settings": [_numbers(each) for each in (trainer, optimizer, schedule, evaluation)],
+            "settings": [numbers(each) for each in (trainer, optimizer, schedule, evaluation)],
             "seed": resolved["seed"],
             "version": __version__,
         }
@@ -343,8 +346,13 @@ def _trial_keys(config: DictConfig) -> list[str]:
     return [str(key) for key in config if key not in left_out]
 
 
-def _numbers(setting: Any) -> dict[str, Any]:
-    return {key: value for key, value in asdict(setting).items() if key not in CHANGES_NO_NUMBER}
+def numbers(setting: Any) -> dict[str, Any]:
+    """Give those of a trial's settings that can change its numbers."""
+    return {
+        key: value
+        for key, value in asdict(setting).items()
+        if key not in CHANGES_NO_NUMBER and (key, value) not in CAME_LATER.items()
+    }
 
 
 def _at_least(path: str, value: float | None, least: float, strictly: bool = False) -> None:
@@ -398,6 +406,7 @@ def checked_evaluation(evaluation: EvaluationConfig) -> EvaluationConfig:
     limit = evaluation.limit
     if limit not in (None, "auto") and not (isinstance(limit, int) and limit >= 1):
         raise ConfigurationError(f"evaluation.limit must be auto, null or at least 1, but got {limit}")
+    _one_of("evaluation.rows", evaluation.rows, EVALUATED_ROWS)
     _at_least("evaluation.batch_size", evaluation.batch_size, 1)
     _at_least("evaluation.resamples", evaluation.resamples, 100)
     _at_least("evaluation.shots", evaluation.shots, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from myosotis.errors import DataError, RowError
@@ -11,6 +12,8 @@ from myosotis.interfaces import Example, Model, Objective, Row, Rows
 
 AT_ONCE = 1_000
 """Rows that are encoded at once where not all are."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples' fractions fill the unit interval evenly, and keep to no rhythm."""
 
 
 @runtime_checkable
@@ -45,8 +48,13 @@ def first(rows: Rows, count: int) -> Chosen:
 
 
 def spread(rows: Rows, most: int) -> Chosen:
-    """Give at most so many rows, evenly spread."""
-    return Chosen(rows, range(0, len(rows), max(1, -(-len(rows) // most))))
+    """Give at most so many rows, evenly spread: one of each of as many equal parts, the same ones always.
+
+    At a changing place in its part: of rows whose labels alternate, every tenth would have the same one.
+    """
+    count = min(most, len(rows))
+    parts = pairwise(part * len(rows) // count for part in range(count + 1))
+    return Chosen(rows, [start + int(n * GOLDEN % 1 * (end - start)) for n, (start, end) in enumerate(parts)])
 
 
 def parts(rows: Rows, size: int) -> Iterator[Chosen]:

@@ -43,7 +43,7 @@ from myosotis.live import progress_of
 from myosotis.locks import StudyLock
 from myosotis.options import Options
 from myosotis.plugins import Registry, load_registry
-from myosotis.points import QUICKSTART, Point, default_name, expand, says_nothing, set_shared, whole_study
+from myosotis.points import Point, default_name, expand, whole
 from myosotis.progress import PlainLines, Progress
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.storage import check_writable
@@ -134,13 +134,8 @@ def plan_study(
 
 
 def _whole(compose: Composer, overrides: Sequence[str], config_name: str) -> tuple[list[str], DictConfig]:
-    """Give the overrides of a command and the configuration of its study as a whole."""
-    arguments = list(overrides)
-    if config_name == "config" and says_nothing(compose.parse(arguments)):
-        arguments.append(QUICKSTART)
-    parsed = compose.parse(arguments)
-    master = compose.master(config_name, list(whole_study(parsed)))
-    set_shared(master, parsed)
+    """Give the overrides of a command and the configuration of its study as a whole, where its sweeper is ours."""
+    arguments, master = whole(compose, overrides, config_name)
     _check_sweeper(master)
     return arguments, master
 

@@ -50,7 +50,7 @@ from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
 from myosotis.storage import stored
 from myosotis.tracking import Tracker, open_logger
-from myosotis.workspace import Workspace, encode, evaluated_count, limited
+from myosotis.workspace import Workspace, chosen, encode
 
 if TYPE_CHECKING:
     from myosotis.training import Member
@@ -452,7 +452,7 @@ class TrialRun:
         rewritten = self._rewritten(task, drawn, context) if drawn else drawn
         shots = [rewritten[index] for index in range(len(rewritten))]
         examples = encode(task, rows, model, evaluation.split, shots)
-        return limited(examples, evaluated_count(task.objective, examples, evaluation.limit))
+        return chosen(task.objective, examples, evaluation)
 
     def _rewritten(self, task: Task, rows: Rows, context: Context) -> Rows:
         for method in self.config.methods.values():

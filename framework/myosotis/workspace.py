@@ -21,8 +21,8 @@ from myosotis.ledger import Score, cache_folder, content_hash, read_json, score_
 from myosotis.locks import Lock
 from myosotis.plugins import Registry
 from myosotis.records import Records, write_records
-from myosotis.resolve import TrialConfig
-from myosotis.rows import encoded, first, streamed
+from myosotis.resolve import TrialConfig, numbers
+from myosotis.rows import Chosen, encoded, first, spread, streamed
 from myosotis.seeds import derive_seed, random_state, restore_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
@@ -117,12 +117,13 @@ class Workspace:
         evaluation: EvaluationConfig,
     ) -> Sequence[Example]:
         """Give the examples that a task is scored on; the same ones for every trial."""
-        key = (identity, evaluation.split, model_identity, str(evaluation.limit), str(evaluation.shots))
+        chosen = (evaluation.rows, str(evaluation.limit), str(evaluation.shots))
+        key = (identity, evaluation.split, model_identity, *chosen)
         if key not in self._evaluated:
             rows = self.rows(task, identity, evaluation.split)
             shots = self.shots(task, identity, evaluation)
             self._evaluated[key] = (
-                first_examples(task, rows, model, evaluation, shots)
+                evaluated_examples(task, rows, model, evaluation, shots)
                 if shots or evaluation.limit is not None
                 else self.examples(task, identity, evaluation.split, model, model_identity)
             )
@@ -151,10 +152,10 @@ class Workspace:
         self, identity: str, model_identity: str, evaluation: EvaluationConfig, runtime: Runtime
     ) -> Path:
         """Say where the untouched base's scores on a task lie."""
-        numbers = {
-            key: value for key, value in asdict(evaluation).items() if key not in {"every", "batch_size"}
+        settings = {
+            key: value for key, value in numbers(evaluation).items() if key not in {"every", "batch_size"}
         }
-        key = content_hash([identity, model_identity, numbers, runtime.precision, runtime.device.type])
+        key = content_hash([identity, model_identity, settings, runtime.precision, runtime.device.type])
         return self.studies / ".base" / f"{key}.json"
 
     def base_scores(
@@ -261,7 +262,7 @@ class StoredExamples(Sequence[Example]):
         return example
 
 
-def first_examples(
+def evaluated_examples(
     task: Task, rows: Rows, model: Model, evaluation: EvaluationConfig, shots: Sequence[Row] = ()
 ) -> Sequence[Example]:
     """Encode the rows that a task is evaluated on, no more of them than that takes.
@@ -270,6 +271,9 @@ def first_examples(
         DataError: nothing comes out.
     """
     limit, split = evaluation.limit, evaluation.split
+    if evaluation.rows == "spread":
+        few = _spread(rows, limit) if task.objective.row_by_row else rows
+        return chosen(task.objective, encode(task, few, model, split, shots), evaluation)
     if limit is not None and task.objective.in_order:
         count = limit if isinstance(limit, int) else FIRST_ROWS
         while count < len(rows):
@@ -277,8 +281,32 @@ def first_examples(
             if (taken := evaluated_count(task.objective, examples, limit)) < len(examples):
                 return limited(examples, taken)
             count *= 4
-    examples = encode(task, rows, model, split, shots)
-    return limited(examples, evaluated_count(task.objective, examples, limit))
+    return chosen(task.objective, encode(task, rows, model, split, shots), evaluation)
+
+
+def chosen(
+    objective: Objective, examples: Sequence[Example], evaluation: EvaluationConfig
+) -> Sequence[Example]:
+    """Give those of a split's examples that are scored."""
+    if evaluation.rows == "first":
+        return limited(examples, evaluated_count(objective, examples, evaluation.limit))
+    few = limited(_spread(examples, evaluation.limit), len(examples))
+    if evaluation.limit != "auto":
+        return few
+    # By the mean, for the first ones may be the short ones.
+    tokens = sum(map(objective.tokens, few))
+    return limited(spread(few, -(-len(few) * AUTO_TOKENS // tokens)), len(few))
+
+
+def evaluated_rows(rows: Rows, count: int, evaluation: EvaluationConfig) -> Chosen:
+    """Give the rows of so many examples that are scored, where each row gives one."""
+    return (
+        first(rows, count) if evaluation.rows == "first" else spread(_spread(rows, evaluation.limit), count)
+    )
+
+
+def _spread(rows: Rows, limit: int | str | None) -> Chosen:
+    return spread(rows, AUTO_EXAMPLES if limit == "auto" else len(rows) if limit is None else int(limit))
 
 
 def evaluated_count(objective: Objective, examples: Sequence[Example], limit: int | str | None) -> int:
@@ -290,6 +318,6 @@ def evaluated_count(objective: Objective, examples: Sequence[Example], limit: in
     return next((count for count, total in enumerate(tokens, 1) if total >= AUTO_TOKENS), most)
 
 
-def limited(examples: Sequence[Example], count: int) -> Sequence[Example]:
+def limited(examples: Rows, count: int) -> Sequence[Example]:
     """Give the first examples."""
     return [examples[index] for index in range(min(count, len(examples)))]

@@ -119,6 +119,7 @@ def test_mistake_is_named(overrides: list[str], parts: list[str]) -> None:
         ("schedule.warmup_steps=-1", "schedule.warmup_steps must be at least 0, but got -1"),
         ("evaluation.every=-1", "evaluation.every must be at least 0, but got -1"),
         ("evaluation.limit=0", "evaluation.limit must be auto, null or at least 1, but got 0"),
+        ("evaluation.rows=last", "evaluation.rows: there is no value named 'last'. Known: first, spread"),
         ("evaluation.limit=some", "evaluation.limit must be auto, null or at least 1, but got some"),
         ("evaluation.batch_size=0", "evaluation.batch_size must be at least 1, but got 0"),
         ("evaluation.resamples=99", "evaluation.resamples must be at least 100, but got 99"),

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy.stats import chi2_contingency
 
-from myosotis.data_check import CheckedSplit, findings, record
+from myosotis.data_check import findings
+from myosotis.data_record import Finding
+from myosotis.data_split import CheckedSplit, record
 from myosotis.errors import DataError
+from myosotis.report.data import balance
 from myosotis.study_data import refuse
 
 WORDS = [
@@ -88,12 +92,51 @@ def test_small_changes_do_not_hide_a_copy(within: bool) -> None:
         assert "1 rows that are scored are nearly the same as one that is trained on" in found[0]
 
 
+def test_all_rows_are_looked_at_for_near_copies() -> None:
+    copy = f"{' '.join(WORDS)} and so on, and so on"
+    short = [str(number) for number in range(6_000)]  # too short to be compared
+    found = told(split([copy, *short, copy.replace("so", "no", 1)]))
+    assert len(found) == 1
+    assert "1 of 2 rows are nearly the same as an earlier one" in found[0]
+
+
+def test_a_row_within_a_long_text_that_is_trained_on() -> None:
+    """Lines of a book are a probe, the whole book a document."""
+    lines = sentences(120)
+    book = "\n".join(lines)
+    train = split([book, *sentences(60, seed=1)])
+    probe = split(
+        [*sentences(60, seed=2), lines[5].upper() + "!", "the rose is red"], "lines (test)", trains=False
+    )
+    [found] = told(train, probe)
+    assert found.startswith(
+        "plays (train) and lines (test): 1 rows (1.6%) that are scored stand within longer texts that are trained "
+        f"on, such as '{lines[5].upper()[:40]}"
+    )
+    half = " ".join([*lines[5].split()[:7], *sentences(1, seed=3)[0].split()])
+    assert told(train, split([*sentences(60, seed=2), half], "lines (test)", trains=False)) == []
+
+
 def test_what_is_cut_off_is_counted_in_tokens() -> None:
     rows = sentences(100)
     found = told(split(rows, tokens=[10] * 98 + [30, 50], lost=[0] * 98 + [14, 34]))
     assert found == [
         "plays (train): 2 rows (2.0%) are longer than length and lose 48 tokens, 4.5% of all; the longest has 50"
     ]
+
+
+@pytest.mark.parametrize(
+    ("room", "advice"),
+    [
+        (None, "raise length, if the model and the memory allow it"),
+        (100, "raise length, by 100 at most"),
+        (0, "the model reads no longer ones: shorten the rows"),
+    ],
+)
+def test_length_is_not_to_be_raised_beyond_what_the_model_reads(room: int | None, advice: str) -> None:
+    rows = sentences(100)
+    [found] = findings([split(rows, tokens=[10] * 99 + [50], lost=[0] * 99 + [34], room=room)])
+    assert found.advice.startswith(advice)
 
 
 def test_labels_that_are_rare_or_never_trained_on() -> None:
@@ -103,6 +146,77 @@ def test_labels_that_are_rare_or_never_trained_on() -> None:
     assert found == [
         "plays (train) and plays (test): 1 labels are scored and never trained on: god",
         "plays (train): 1 of 3 labels are less than 2% of all each; 'odd' has 1 of 100",
+    ]
+
+
+def scored_of(whole: dict[str, int], scored: dict[str, int], **others: object) -> list[Finding]:
+    """Tell what is found where some rows of a split are scored."""
+    texts = sentences(sum(whole.values()))
+    given = split(
+        texts, "plays (test)", trains=False, labels=Counter(whole), scored=Counter(scored), **others
+    )
+    return list(findings([given]))
+
+
+def test_rows_that_are_scored_must_have_the_labels_of_all() -> None:
+    """Of a file that is sorted by its labels, the first 200 rows have one."""
+    [found] = scored_of({"good": 500, "bad": 500}, {"good": 200})
+    assert found.stops
+    assert found.what == "the 200 rows that are scored have no 'bad', which is the label of 50% of all"
+    assert "evaluation.rows=spread" in found.advice
+    # One row in three of which a tenth is missing may be chance: 0.9 ** 20 is 0.12.
+    [found] = scored_of({"good": 900, "bad": 100}, {"good": 20})
+    assert not found.stops
+    assert "have no 'bad'" in found.what
+    assert not any("have no" in each.what for each in scored_of({"good": 91, "bad": 9}, {"good": 50}))
+    assert scored_of({"good": 500, "bad": 500}, {"good": 100, "bad": 100}) == []
+
+
+@pytest.mark.parametrize(("good", "told"), [(115, False), (130, False), (131, True), (150, True)])
+def test_shares_of_labels_that_are_no_chance(good: int, told: bool) -> None:
+    """By the chi-square test of scipy, p is 1.1e-4 with 130 rows of 200, and 6.1e-5 with 131."""
+    whole, scored = {"good": 500, "bad": 500}, {"good": good, "bad": 200 - good}
+    table = [list(whole.values()), list(scored.values())]
+    assert (chi2_contingency(table, correction=False).pvalue < 1e-4) == told
+    found = scored_of(whole, scored)
+    assert [each.stops for each in found] == [False] * told
+    for each in found:
+        assert each.what == (
+            "the 200 rows that are scored have other shares of labels than all, by more than chance: 'good' "
+            f"{good / 200:.0%} against 50%"
+        )
+
+
+def test_what_is_held_out_must_have_the_labels_of_what_is_trained_on() -> None:
+    """Of rows whose labels alternate, every tenth has the same."""
+    train = split(sentences(540), labels=Counter(even=300, odd=240))
+    test = split(sentences(60, seed=1), "plays (test)", trains=False, labels=Counter(odd=60))
+    [found] = [each for each in findings([train, test]) if each.where == "plays (train) and plays (test)"]
+    assert found.stops
+    assert found.what == (
+        "the 60 rows of plays (test) have no 'even', which is the label of 56% of those that are trained on"
+    )
+    few = split(sentences(6, seed=1), "plays (test)", trains=False, labels=Counter(odd=6))
+    assert [each.stops for each in findings([train, few]) if "have no 'even'" in each.what] == [False]
+    half = split(sentences(200, seed=2), "plays (test)", trains=False, labels=Counter(odd=100, new=100))
+    assert [each.stops for each in findings([train, half]) if "never trained on: new" in each.what] == [True]
+
+
+def test_a_label_that_prevails_is_told() -> None:
+    [found] = findings([split(sentences(100), labels=Counter(good=95, bad=5))])
+    assert found.what == ("'good' is the label of 95.0% of the rows: who always says it is right as often")
+    assert "macro_f1" in found.advice
+    assert told(split(sentences(100), labels=Counter(good=90, bad=10))) == []
+    assert told(split(sentences(100), labels=Counter({"O": 950, "B-x": 50}), tagged=True)) == []
+
+
+def test_labels_are_counted_up_to_twenty() -> None:
+    few = record(split(sentences(3), labels=Counter(bad=1, good=2)))
+    assert (few.labels, list(few.counts.items())) == (2, [("good", 2), ("bad", 1)])
+    many = record(split(sentences(3), labels=Counter({f"label {n}": 30 - n for n in range(25)})))
+    assert list(balance([few, many])) == [
+        "plays (train): good 2, bad 1",
+        f"plays (train): {', '.join(f'label {n} {30 - n}' for n in range(20))}, and 5 more",
     ]
 
 
@@ -132,10 +246,48 @@ def test_letters_that_only_look_alike() -> None:
     rows = [*sentences(100), "p\u0430ypal"]  # a Cyrillic а
     found = told(split(rows))
     assert len(found) == 1
-    assert "letters of 1 scripts are scarce: 1 of " in found[0]
-    assert "are Cyrillic, as in 'p\u0430ypal'" in found[0]
-    half = [*sentences(50), *(["\u043d\u0435\u0437\u0430\u0431\u0443\u0434\u043a\u0430 " * 5] * 1)]
-    assert not any("scripts" in each for each in told(split(half * 2)))
+    assert found[0] == (
+        "plays (train): letters of 1 scripts are in few rows: Cyrillic in 1 (row 101); as in 'p\u0430ypal'"
+    )
+
+
+def test_a_phrase_of_another_script_in_few_rows_is_told_with_its_row() -> None:
+    phrase = "\u043d\u0435\u0437\u0430\u0431\u0443\u0434\u043a\u0430 " * 3
+    [found] = told(split([*sentences(30), phrase, *sentences(23, seed=1)], numbers=range(10, 550, 10)))
+    assert found.startswith(
+        "plays (train): letters of 1 scripts are in few rows: Cyrillic in 1 (row 310); as in"
+    )
+    often = [*sentences(50), *(f"{phrase} {number}" for number in range(6))]
+    assert not any("scripts" in each for each in told(split(often)))
+    assert told(split([*sentences(100), "5 \u00b5m at 20 \u00ba, the 1\u00aa time"])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("pay\u200bpal", "U+200B (zero width space)"),
+        ("p\u200daypal", "U+200D (zero width joiner)"),
+        ("invoice \u202efdp.exe", "U+202E (right-to-left override)"),
+        ("\ufeffthe rose", "U+FEFF (zero width no-break space)"),
+        ("a mark\u200f of direction", "U+200F (right-to-left mark)"),
+    ],
+)
+def test_characters_that_are_not_seen(text: str, name: str) -> None:
+    [found] = told(split([*sentences(60), text]))
+    assert found.startswith(
+        f"plays (train): 1 rows (1.6%) hold characters that are not seen, such as {name} in row 61: "
+    )
+
+
+def test_characters_that_are_not_seen_and_belong_there() -> None:
+    rows = [
+        "soft\u00adhyphen",
+        "\U0001f469\u200d\U0001f467 and \U0001f3f3\ufe0f\u200d\U0001f308",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian
+        "\u0915\u094d\u200d\u0937",  # Devanagari
+        "(\u05e9\u05dc\u05d5\u05dd)\u200f",  # Hebrew
+    ]
+    assert not any("not seen" in each for each in told(split([*sentences(60), *rows])))
 
 
 def test_utf8_that_was_read_as_another_encoding() -> None:

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import myosotis
 from myosotis import study_check, study_data
+from myosotis.data import checked
 from myosotis.data_record import FILE, Finding, read_data
 from myosotis.errors import ConfigurationError, DataError
+from myosotis.interfaces import Model
 from myosotis.study import plan_study
 from tests.core.commands import toy
+from tests.toy import ToyModel
 
 TALK = '''
 from myosotis import hookimpl
 from myosotis.interfaces import Method
-from tests.toy import Points
+from tests.toy import PointObjective, Points
 
 MYOSOTIS_API = 1
+
+
+class Each(PointObjective):
+    """Each row gives its example; at most seven tokens."""
+
+    in_order = row_by_row = True
+
+    def longest(self, model):
+        return 7
+
+
+class Sorted(Points):
+    """Test rows in the order of their labels."""
+
+    def objective(self):
+        return "each", {}
+
+    def split(self, name):
+        rows = super().split(name) or []
+        return rows if name == "train" else sorted(rows, key=lambda row: row["label"])
 
 
 class Talk(Points):
@@ -56,7 +80,12 @@ class Still(Method):
 
 @hookimpl
 def myosotis_datasets():
-    return {"talk": Talk, "copied": Copied, "silent": Silent}
+    return {"talk": Talk, "copied": Copied, "silent": Silent, "sorted": Sorted}
+
+
+@hookimpl
+def myosotis_objectives():
+    return {"each": Each}
 
 
 @hookimpl
@@ -229,3 +258,58 @@ def test_of_many_trials_with_other_data_a_few_are_looked_at(
     myosotis.run(command(*ONE, "dataset.talk.angle=1,2,3"))
     assert len(read_data(Path("studies", "a", FILE))) == 2
     assert "data: those of 2 trials were looked at, of 3 with different ones" in capsys.readouterr().err
+
+
+SORTED = ("dataset=[sorted]", "dataset.sorted.rows=400", "evaluation.limit=100")
+
+
+def test_a_study_is_stopped_whose_scored_rows_lack_a_label() -> None:
+    with pytest.raises(
+        DataError, match=r"sorted \(test\): the 100 rows that are scored have no '1', which is"
+    ):
+        myosotis.run(command(*ONE, *SORTED))
+    assert not Path("studies", "a").exists()
+
+
+@pytest.mark.parametrize("setting", ["evaluation.rows=spread", "evaluation.limit=null"])
+def test_what_the_advice_names_helps(setting: str) -> None:
+    record = myosotis.run(command(*ONE, *SORTED, setting))
+    [found] = read_data(record.folder / FILE).values()
+    assert found.findings == []
+    test = found.splits[1]
+    assert test.counts == {"0": 400 - test.counts["1"], "1": test.counts["1"]}
+    scored = record.scores.set_index(["stage", "metric"]).n
+    assert set(scored) == {100 if "rows" in setting else 400}
+
+
+def test_all_data_of_a_sweep_are_looked_at() -> None:
+    found, different = checked(command(*ONE, "dataset=[copied]", "dataset.copied.rows=64,80", "seed=0,1"))
+    assert different == 2
+    assert [each.rows for each in found.splits] == [64, 64, 80, 80]
+    assert [each.what.split(",")[0] for each in found.findings] == [
+        "64 rows (100.0%) that are scored are trained on",
+        "80 rows (100.0%) that are scored are trained on",
+    ]
+
+
+@pytest.mark.parametrize("positions", [7, 6])
+def test_rows_longer_than_what_the_model_reads_are_refused(
+    positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outline(self: ToyModel, objectives: object) -> Model:
+        return replace(real(self, []), positions=positions)
+
+    real = ToyModel.outline
+    monkeypatch.setattr(ToyModel, "outline", outline)
+    arguments = command(*ONE, *SORTED, "evaluation.limit=null")
+    if positions == 7:
+        assert checked(arguments)[1] == 1
+        return
+    for call in (checked, myosotis.run):
+        with pytest.raises(
+            ConfigurationError,
+            match=r"dataset\.sorted: a row must have at most the 6 tokens that the model has positions for, but "
+            "length lets it have 7; lower length",
+        ):
+            call(arguments)
+    assert not Path("studies", "a").exists()

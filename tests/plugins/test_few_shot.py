@@ -167,6 +167,7 @@ def study(*overrides: str) -> StudyRecord:
             "dataset.sums.test=sums.jsonl",
             "dataset.sums.objective=instruction",
             "dataset.sums.template=plain",
+            "dataset.sums.length=128",
             "dataset.sums.metrics=[cross_entropy,exact_match]",
             "dataset.sums.options={max_new_tokens: 4}",
             "probe=[]",

@@ -17,12 +17,21 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    OPTConfig,
+    OPTForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from myosotis.errors import ConfigurationError, ModelError
 from myosotis.interfaces import ModelFactory, Share, Stage, Task
 from myosotis.testing import ModelFactoryTestSuite
 from myosotis_plugins.methods.lora import LoRA
-from myosotis_plugins.models.huggingface import HuggingFace
+from myosotis_plugins.models.huggingface import HuggingFace, positions_of
+from myosotis_plugins.objectives.sequence_to_sequence import SequenceToSequence
 from tests.plugins import tiny
 
 IDS = torch.tensor([[1, 2, 3, 50, 200], [9, 8, 7, 6, 5]])
@@ -56,6 +65,44 @@ class TestGPT2(TestHuggingFace):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         self.folder = tiny.save(tiny.gpt2(), tmp_path / "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "positions"),
+    [
+        (RobertaForMaskedLM, RobertaConfig, 18),  # begins behind its padding, at 2
+        (BertForMaskedLM, BertConfig, 20),
+        (OPTForCausalLM, OPTConfig, 20),  # has two more than it says
+    ],
+)
+def test_a_model_reads_as_many_tokens_as_it_says(kind: Any, config: Any, positions: int) -> None:
+    made = config(
+        vocab_size=50,
+        hidden_size=8,
+        word_embed_proj_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        ffn_dim=8,
+        max_position_embeddings=20,
+    )
+    module = kind(made).eval()
+    assert positions_of(module, made) == positions
+    ids = torch.full((1, positions + 1), 7)
+    module(input_ids=ids[:, 1:])
+    with pytest.raises((RuntimeError, IndexError)):
+        module(input_ids=ids)
+
+
+def test_relative_positions_have_no_end(tmp_path: Path) -> None:
+    factory = HuggingFace(str(tiny.save_encoder(tiny.t5(), tmp_path / "t5")))
+    objectives = [SequenceToSequence()]
+    assert factory.load(objectives).positions is factory.outline(objectives).positions is None
+
+
+def test_model_and_outline_know_the_positions(llama_folder: Path) -> None:
+    factory = HuggingFace(str(llama_folder))
+    assert factory.load([]).positions == factory.outline([]).positions == 128
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -266,6 +266,7 @@ def study(file: str, *overrides: str) -> StudyRecord:
             *("model=huggingface", "model.path=llama", "dataset=[]", "+dataset@dataset.flowers=file"),
             *(f"dataset.flowers.train={file}", f"dataset.flowers.test={file}"),
             *("dataset.flowers.objective=instruction", "dataset.flowers.template=plain", "probe=[]"),
+            "dataset.flowers.length=128",
             *("trainer.max_steps=3", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "logger=none"),
             *("evaluation.resamples=100", "hydra.launcher.workers=1"),
             *overrides,

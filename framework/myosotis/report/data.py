@@ -24,6 +24,15 @@ def cells(split: SplitRecord) -> tuple[str, ...]:
     return split.name, rows, *(NONE if each is None else f"{each:,}" for each in counts)
 
 
+def balance(splits: Sequence[SplitRecord]) -> Iterator[str]:
+    """Say how often each label is there: a line a split that has some."""
+    for split in splits:
+        if split.counts:
+            labels = ", ".join(f"{label} {count:,}" for label, count in split.counts.items())
+            more = split.labels - len(split.counts)
+            yield f"{split.name}: {labels}{f', and {more} more' if more else ''}"
+
+
 def lengths(splits: Sequence[SplitRecord]) -> Iterator[alt.LayerChart]:
     """Draw how long rows are before they are cut: a chart a split that has texts."""
     import altair as alt

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from myosotis.data_record import DataRecord
 from myosotis.errors import StorageError
 from myosotis.ledger import StudyRecord, cache_folder, read_json, write_text
-from myosotis.report.data import HEADER, cells
+from myosotis.report.data import HEADER, balance, cells
 from myosotis.report.flags import Flag, flags
 from myosotis.report.numbers import decimals
 from myosotis.report.pairs import paired
@@ -48,6 +48,7 @@ def page(record: StudyRecord, frame: pd.DataFrame, data: DataRecord, shown: list
         data=data,
         data_header=HEADER,
         data_rows=[cells(split) for split in data.splits],
+        data_balance=list(balance(data.splits)),
         data_pictures=[_embedded(picture) for picture in shown if picture.section == DATA],
         rows=rows.to_dict("records"),
         is_long=is_long,

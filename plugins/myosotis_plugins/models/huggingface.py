@@ -131,7 +131,7 @@ class HuggingFace(ModelFactory):
         if self.gradient_checkpointing:
             checkpoint_blocks(module)
         _check_vocabulary(module, tokenizer, folder)
-        return Model(module, tokenizer, new)
+        return Model(module, tokenizer, new, positions=positions_of(module, config))
 
     def outline(self, objectives: Collection[Objective]) -> Model:
         """Build the modules on the meta device, and hold the files' shapes against them."""
@@ -157,7 +157,7 @@ class HuggingFace(ModelFactory):
         if self.gradient_checkpointing:
             checkpoint_blocks(module)
         _check_vocabulary(module, tokenizer, folder)
-        return Model(module, tokenizer, new)
+        return Model(module, tokenizer, new, positions=positions_of(module, config))
 
     def _head(self, folder: Path, objectives: Collection[Objective], tokenizer: Any) -> tuple[Head, Any]:
         """Choose the model's end for the objectives, and give the configuration with its labels."""
@@ -349,6 +349,22 @@ def _config(folder: Path, trust_remote_code: bool) -> Any:
 def _shape(folder: Path, trust_remote_code: bool) -> Shape:
     """Tell a folder's shape; a study asks for every trial."""
     return shape_of(_config(folder, trust_remote_code))
+
+
+def positions_of(module: nn.Module, config: Any) -> int | None:
+    """Tell how many positions a model was made for; None where its configuration does not say.
+
+    A table of positions that begins behind its padding's, as RoBERTa's does, has so many fewer.
+    """
+    known = getattr(config, "max_position_embeddings", None)
+    tables = [
+        layer.num_embeddings - layer.padding_idx - 1
+        for name, layer in module.named_modules()
+        if name.endswith("position_embeddings")
+        and isinstance(layer, nn.Embedding)
+        and layer.padding_idx is not None
+    ]
+    return min([known, *tables]) if isinstance(known, int) and known > 0 else None
 
 
 def _check_vocabulary(module: Any, tokenizer: Any, folder: Path) -> None:

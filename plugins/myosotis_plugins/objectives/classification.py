@@ -120,6 +120,10 @@ class Classification(Objective):
             return label_head.collate(examples, model)
         return label_likelihood.collate(examples)
 
+    def longest(self, model: Model) -> int | None:
+        """Give the most tokens of a row."""
+        return self.length
+
     def unlimited(self) -> Objective:
         """Let rows be as long as they are."""
         return replace(self, length=causal.WITHOUT_LIMIT)

@@ -197,6 +197,10 @@ class Instruction(Objective, Decoding):
             *([example[part] for example in examples] for part in ("prompt", "response", "labels"))
         )
 
+    def longest(self, model: Model) -> int | None:
+        """Give the most tokens of a row."""
+        return None if model.text_only else self.length
+
     def unlimited(self) -> Objective:
         """Let rows be as long as they are."""
         return replace(self, length=causal.WITHOUT_LIMIT)

@@ -103,6 +103,10 @@ class LanguageModeling(TokenObjective):
         """Count the block's tokens."""
         return len(example["input_ids"])
 
+    def longest(self, model: Model) -> int | None:
+        """Give the tokens of a block."""
+        return self.length
+
     def collate(self, examples: Sequence[Example], model: Model) -> Batch:
         """Stack blocks; isolated ones get their masks and positions."""
         if placed.TARGETS in examples[0]:

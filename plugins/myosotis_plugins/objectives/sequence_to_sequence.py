@@ -156,6 +156,13 @@ class SequenceToSequence(TokenObjective, Decoding):
             placed.TARGETS: causal.padded(targets, causal.IGNORED),
         }
 
+    def longest(self, model: Model) -> int | None:
+        """Give the most tokens of a source with its target, or of the longer of both where each is read apart."""
+        if model.text_only:
+            return None
+        both = shape_of(getattr(model.module, "config", None)) == "encoder-decoder"
+        return max(self.length, self.target_length) if both else self.length + self.target_length
+
     def unlimited(self) -> Objective:
         """Let rows be as long as they are."""
         return replace(self, length=causal.WITHOUT_LIMIT, target_length=causal.WITHOUT_LIMIT)

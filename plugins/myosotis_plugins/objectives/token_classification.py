@@ -106,6 +106,10 @@ class TokenClassification(Objective):
             placed.TARGETS: padded(targets, IGNORED),
         }
 
+    def longest(self, model: Model) -> int | None:
+        """Give the most tokens of a row."""
+        return self.length
+
     def unlimited(self) -> Objective:
         """Let rows be as long as they are."""
         return replace(self, length=WITHOUT_LIMIT)
