@@ -188,19 +188,25 @@ def sweep(
     layout = lay_out(arguments, params, master, loader, task)
     folder, left = layout.folder, layout.left
     if left:
-        check_writable(folder)
+        with _folder_of_studies():
+            check_writable(folder)
     task.begin(layout)
     with task.progress.shown(), task.warm(getattr(launcher, "options", None)):
         records = task.check(master.data_check)
-        try:
-            with StudyLock(folder):
-                write_study(folder, arguments, [each.entry for each in layout.planned])
-                keep(folder / FILE, records)
-        except (OSError, StorageError) as error:
-            raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
+        with _folder_of_studies(), StudyLock(folder):
+            write_study(folder, arguments, [each.entry for each in layout.planned])
+            keep(folder / FILE, records)
         jobs = [_overrides(each, folder.name) for each in left]
         returns = launcher.launch(jobs, initial_job_idx=0) if jobs else []
     return finish(folder, task.workspace.registry, returns, bool(left))
+
+
+@contextlib.contextmanager
+def _folder_of_studies() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
 
 
 @dataclass(frozen=True)

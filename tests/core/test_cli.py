@@ -229,7 +229,7 @@ def test_results_in_every_format(call, study: StudyRecord, home: Path) -> None: 
     _, out, _ = call("results", "toy", "--format", "csv", *place)
     [header, *lines] = csv.reader(io.StringIO(out))
     assert header == COLUMNS
-    assert [float(line[9]) for line in lines] == [row["value"] for row in expected]
+    assert [float(line[COLUMNS.index("value")]) for line in lines] == [row["value"] for row in expected]
 
     _, out, _ = call("results", str(study.folder))
     lines = [line.strip("| ").split(" | ") for line in out.splitlines()]

@@ -32,6 +32,18 @@ class TestPySummary(TaskDatasetTestSuite):
         return PySummary(length=64, target_length=128)
 
 
+class TestPySummaryAsked(TaskDatasetTestSuite):
+    def make(self) -> TaskDataset:
+        return PySummary(length=64, target_length=128, objective="instruction")
+
+
+def test_an_instruction_asks_for_the_same_summary() -> None:
+    given, asked = (PySummary(objective=way).split("test") for way in ("sequence_to_sequence", "instruction"))
+    assert len(given) == len(asked) > 100
+    assert asked[0]["response"] == given[0]["target"]
+    assert asked[0]["prompt"].startswith(given[0]["source"])
+
+
 class TestNano(ModelFactoryTestSuite):
     def make(self) -> ModelFactory:
         return Nano()
