@@ -43,16 +43,21 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     One value has no interval (NaN ends). A NaN among the values makes all NaN: a replicate without a
     score is not left out, for those that diverge are just those that would be missed.
     """
-    from scipy.special import stdtrit
-
     sample = np.asarray(values, dtype=np.float64)
     mean = float(sample.mean()) if sample.size else float("nan")
     if sample.size < 2:
         return Interval(mean, float("nan"), float("nan"))
     with np.errstate(invalid="ignore"):  # an infinite score has no interval either
-        error = sample.std(ddof=1) / np.sqrt(sample.size)
-    half = float(stdtrit(sample.size - 1, (1 + level) / 2) * error)
+        half = float(half_width(sample.std(ddof=1), sample.size, level))
     return Interval(mean, mean - half, mean + half)
+
+
+def half_width(deviation: ArrayLike, count: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
+    """Half of a t-interval, of so many values with this standard deviation (n - 1); NaN of one value."""
+    from scipy.special import stdtrit
+
+    n = np.asarray(count)
+    return np.asarray(stdtrit(n - 1, (1 + level) / 2) * np.asarray(deviation) / np.sqrt(n))
 
 
 def pareto_front(learned: ArrayLike, forgotten: ArrayLike) -> NDArray[np.bool_]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import scores_once
+from myosotis.report.aggregate import half_width, scores_once
 from myosotis.report.axes import value_scale
 from myosotis.report.numbers import decimals, with_interval
 from myosotis.report.panels import chooser, is_crowded, panels, title
@@ -25,8 +23,6 @@ def curve_points(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     metric's own direction, `low` and `high`, its 95 % t-interval, and `ends`, whether a stage ends there. Empty
     where no trial was scored within a stage.
     """
-    from scipy.special import stdtrit
-
     scores = scores_once(record).merge(record.columns[["task", "metric"]]).merge(panels(record, frame))
     if scores.empty:
         return scores
@@ -38,7 +34,7 @@ def curve_points(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
         return scores[:0]
     keys = ["panel", "number", "title", "task", "metric", "steps", "ends"]
     points = scores.groupby(keys, sort=False)["value"].agg(value="mean", spread="std", n="size").reset_index()
-    half = stdtrit(points["n"] - 1, 0.975) * points["spread"] / np.sqrt(points["n"])
+    half = half_width(points["spread"], points["n"])
     return points.assign(low=points["value"] - half, high=points["value"] + half)
 
 

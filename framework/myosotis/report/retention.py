@@ -8,7 +8,7 @@ import numpy as np
 
 from myosotis.forgetting import stability_gap
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import scores_once, with_arm_names
+from myosotis.report.aggregate import half_width, scores_once, with_arm_names
 from myosotis.report.axes import value_scale
 from myosotis.report.colours import colour, is_few
 from myosotis.report.numbers import decimals, fixed, with_interval
@@ -53,14 +53,12 @@ def retention(placed: pd.DataFrame) -> pd.DataFrame:
     Columns: `role`, `metric`, `number`, `place`, `change` with its 95 % t-interval `low` and `high` over trials,
     `tasks`, how many there are at this place, and `trials`.
     """
-    from scipy.special import stdtrit
-
     keys = ["role", "metric", "number", "place"]
     rounded = placed.assign(place=placed["place"].round(3))
     each = rounded.groupby([*keys, "trial"])["change"].agg(["mean", "size"]).reset_index()
     groups = each.groupby(keys)
     frame = groups["mean"].agg(change="mean", spread="std", trials="size").reset_index()
-    half = stdtrit(frame["trials"] - 1, 0.975) * frame["spread"] / np.sqrt(frame["trials"])
+    half = half_width(frame["spread"], frame["trials"])
     tasks = groups["size"].max().to_numpy()
     told = frame.assign(low=frame["change"] - half, high=frame["change"] + half, tasks=tasks)
     return told.drop(columns="spread")
