@@ -27,6 +27,7 @@ from myosotis.ledger import (
     write_study,
     write_text,
 )
+from tests.core.commands import COLUMNS
 
 ID = "0123456789ab"
 
@@ -228,28 +229,11 @@ def test_reading_a_study_whose_trials_came_to_different_ends(tmp_path: Path) -> 
     record = read_study(folder)
 
     assert record.name == "toy"
-    assert list(record.scores.columns) == (
-        [
-            "trial",
-            "arm",
-            "overrides",
-            "seed",
-            "stage",
-            "step",
-            "task",
-            "split",
-            "metric",
-            "value",
-            "n",
-            "low",
-            "high",
-            "settings",
-        ]
-    )
+    assert list(record.scores.columns) == COLUMNS
     assert record.scores.values.tolist() == [
-        [done, "pull", "strength=0.5", 0, 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
-        [done, "pull", "strength=0.5", 0, 1, 12, "right", "test", "hits", 0.75, 64, 0.65, 0.85, ""],
-        [begun, "pull", "", 1, 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
+        [done, "pull", "strength=0.5", 0, "", 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
+        [done, "pull", "strength=0.5", 0, "", 1, 12, "right", "test", "hits", 0.75, 64, 0.65, 0.85, ""],
+        [begun, "pull", "", 1, "", 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
     ]
     trials = record.trials.set_index("trial")
     assert trials.status.to_dict() == {
