@@ -231,9 +231,25 @@ def test_reading_a_study_whose_trials_came_to_different_ends(tmp_path: Path) -> 
     assert record.name == "toy"
     assert list(record.scores.columns) == COLUMNS
     assert record.scores.values.tolist() == [
-        [done, "pull", "strength=0.5", 0, "", 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
-        [done, "pull", "strength=0.5", 0, "", 1, 12, "right", "test", "hits", 0.75, 64, 0.65, 0.85, ""],
-        [begun, "pull", "", 1, "", 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
+        [done, "pull", "strength=0.5", 0, "right up", 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
+        [
+            done,
+            "pull",
+            "strength=0.5",
+            0,
+            "right up",
+            1,
+            12,
+            "right",
+            "test",
+            "hits",
+            0.75,
+            64,
+            0.65,
+            0.85,
+            "",
+        ],
+        [begun, "pull", "", 1, "right up", 0, 0, "right", "test", "hits", 0.5, 64, 0.4, 0.6, ""],
     ]
     trials = record.trials.set_index("trial")
     assert trials.status.to_dict() == {
