@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, fields
@@ -156,9 +157,11 @@ class WandbRun:
         except (wandb.Error, TimeoutError) as error:
             # This process and its workers wait for an unreachable server once, not once a trial.
             os.environ["WANDB_MODE"] = "offline"
+            refused = re.search(r"\b(401|403)\b", str(error))
+            login = "the key is refused, which may have expired: wandb login --relogin; " if refused else ""
             warn(
                 f"Weights & Biases cannot be reached: {_told(error)}. This trial and those after it are logged "
-                f"offline; to upload later: wandb sync {_short(self.folder.parent)}/*/wandb/offline-run-*",
+                f"offline; {login}to upload later: wandb sync {_short(self.folder.parent)}/*/wandb/offline-run-*",
                 run["id"],
             )
             return self._init(run, "offline")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -366,6 +367,41 @@ tracker.finish([], {"learned": 1.0})
 """
     done = run_wandb(tmp_path, script, WANDB_MODE="online", HOME=str(tmp_path))
     assert done.stderr.count("Weights & Biases cannot be reached: ") == 1
+    assert offline(tmp_path / "abc").exit_code == 0
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Refuses every key, as W&B does one that has expired."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        content = b'{"errors": [{"message": "user is not logged in"}]}'
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Print nothing."""
+
+
+def test_wandb_that_refuses_an_expired_key_goes_offline(tmp_path: Path) -> None:
+    script = """
+tracker = begin("abc")
+steps(tracker, 1, 3)
+tracker.finish([], {"learned": 1.0})
+"""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}", "WANDB_API_KEY": KEY}
+        done = run_wandb(tmp_path, script, WANDB_MODE="online", HOME=str(tmp_path), **address)
+        server.shutdown()
+    assert done.stderr.count("Weights & Biases cannot be reached: ") == 1
+    assert "401" in done.stderr
+    assert "wandb login --relogin" in done.stderr
     assert offline(tmp_path / "abc").exit_code == 0
 
 
