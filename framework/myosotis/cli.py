@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from myosotis.errors import ConfigurationError, MyosotisError
+from myosotis.errors import ConfigurationError, MyosotisError, in_one_line
 
 if TYPE_CHECKING:
     from myosotis.cleaning import Leftover
@@ -699,6 +699,11 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {in_one_line(error)}", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("\nstopped; the same command goes on after each trial's last finished stage", err=True)
         sys.exit(130)

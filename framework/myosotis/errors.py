@@ -76,10 +76,15 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
+REINSTALL = "if an installation broke off, install again what has it; myosotis doctor tells what is missing"
+"""What to do about a module that is not there."""
+
+
 def in_one_line(error: BaseException) -> str:
     """Give an error's name, and the first line of what it says."""
     name, first = type(error).__name__, first_line(error)
-    return name if first == name else f"{name}: {first}"
+    missing = f"; {REINSTALL}" if isinstance(error, ModuleNotFoundError) else ""
+    return name if first == name else f"{name}: {first}{missing}"
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 import myosotis
 from myosotis.errors import ConfigurationError
 from myosotis.ledger import StudyRecord, TrialEntry, write_json, write_study, write_text
-from tests.core.commands import COLUMNS, python, toy
+from tests.core.commands import COLUMNS, ROOT, SETTING, python, toy
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "method": (["method=[pul]"], ["no method named 'pul'", "Did you mean pull", "plain, pull, still"]),
@@ -269,6 +271,29 @@ def test_a_report_compares_studies(call, study: StudyRecord, tmp_path: Path) -> 
     code, _, err = call("report", str(study.folder), "--to", str(tmp_path / "both"))
     assert code == 2
     assert "--to is for several studies" in err
+
+
+@pytest.mark.parametrize("module", ["torch", "altair"])
+def test_an_installation_that_broke_off_is_told(module: str, tmp_path: Path) -> None:
+    """Without what a command needs, it says so in one line, and what to do."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] == {module!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    command = [sys.executable, "-m", "myosotis", "run", *SETTING, "trainer.max_steps=1"]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path, "MYOSOTIS_PLUGINS": "tests.toy"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert (
+        f"error: ModuleNotFoundError: No module named '{module}'; if an installation broke off" in done.stderr
+    )
+    assert "myosotis doctor" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # clean
