@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from scipy import stats
 
 import myosotis
 from myosotis.config import composer
+from myosotis.describe import describe
+from myosotis.plugins import PluginOrigin, load_registry
 from myosotis.points import expand
 from tests.plugins import tiny
 from tests.test_stories import SHARED, needs_shared
@@ -117,3 +122,28 @@ def test_text_classifications_are_learned_one_after_another(
     config = yaml.safe_load((record.folder / record.trials.trial[0] / "config.yaml").read_text())
     assert config["curriculum"]["order"] == tasks
     assert scores.value.between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [each for each in load_registry() if each.kind in {"method", "dataset", "model"}],
+    ids=lambda each: f"{each.kind} {each.name}",
+)
+def test_the_example_that_a_plugin_shows_composes(found: PluginOrigin) -> None:
+    shown = describe(found).splitlines()[-1].removeprefix("example: myosotis run ")
+    overrides = shlex.split(shown)
+    with composer() as compose:
+        [point] = expand(compose, "config", overrides, {}, {})
+        config = OmegaConf.to_container(compose.compose("config", point.overrides), resolve=False)
+    assert overrides[0] in {f"{found.kind}=[{found.name}]", f"{found.kind}={found.name}"}
+    for override in overrides[1:]:
+        key, _, value = override.partition("=")
+        inner: Any = config
+        for part in key.split("."):
+            inner = inner[part]
+        assert str(inner).lower() == value.lower()
+
+
+def test_parameters_that_must_be_told_are_in_the_example() -> None:
+    [found] = [each for each in load_registry() if (each.kind, each.name) == ("model", "huggingface")]
+    assert describe(found).endswith("example: myosotis run model=huggingface model.path=PATH")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,18 @@ def test_intervals_over_seeds_cover_as_often_as_they_say(seeds: int) -> None:
     intervals = [t_interval(draw.normal(0.3, 0.2, seeds)) for _ in range(studies)]
     covered = np.mean([low <= 0.3 <= high for _, low, high in intervals])
     assert 0.93 <= covered <= 0.97
+
+
+def test_other_orders_are_averaged_by_seed() -> None:
+    both = study({"a": [0.5, 0.6, 0.8], "b": [0.1, 0.2, 0.3, 0.5, 0.4, 0.6]})
+    trials = both.trials.copy()
+    second = trials["arm"] == "b"
+    trials.loc[second, "order"] = ["x y", "y x"] * 3
+    trials.loc[second, "seed"] = [0, 0, 1, 1, 2, 2]
+    trials.loc[~second, "order"] = "x y"
+    row = paired(replace(both, trials=trials)).iloc[0]
+    assert_allclose([row.difference, row.n], [np.mean([0.5 - 0.15, 0.6 - 0.4, 0.8 - 0.5]), 3])
+    trials.loc[second, "order"] = "x y z"  # one order each, of other tasks
+    trials = trials[~second | trials.index.isin(trials.index[second][::2])]
+    row = paired(replace(both, trials=trials)).iloc[0]
+    assert_allclose([row.difference, row.n], [np.mean([0.5 - 0.1, 0.6 - 0.3, 0.8 - 0.4]), 3])

@@ -53,7 +53,37 @@ def describe(found: PluginOrigin) -> str:
         sections.append(f"stores between stages: {found.cls.stores}")
     if found.cls.paper:
         sections.append(f"paper: {found.cls.paper}")
+    sections.append(f"example: {example(found)}")
     return "\n\n".join(section for section in sections if section)
+
+
+EXAMPLES = {
+    "method": "myosotis run 'method=[{name}]'",
+    "dataset": "myosotis run 'dataset=[{name}]'",
+    "model": "myosotis run model={name}",
+    "objective": "myosotis run dataset.TASK.objective={name}",
+    "metric": "myosotis run 'dataset.TASK.metrics=[{name}]'",
+}
+"""How each kind is chosen; TASK is a dataset that leaves the choice open."""
+KEYS = {"method": "method.{name}", "dataset": "dataset.{name}", "model": "model"}
+"""Where the parameters of a kind are set."""
+
+
+def example(found: PluginOrigin) -> str:
+    """Give a command that chooses a plugin, and sets what it must be told, or else its first parameter."""
+    command = EXAMPLES[found.kind].format(name=found.name)
+    if found.kind not in KEYS:
+        return command
+    key = KEYS[found.kind].format(name=found.name)
+    parameters = inspect.signature(found.cls).parameters.values()
+    needed = [f"{key}.{each.name}={each.name.upper()}" for each in parameters if each.default is each.empty]
+    told = [
+        f"{key}.{each.name}={str(each.default).lower() if isinstance(each.default, bool) else each.default}"
+        for each in parameters
+        if isinstance(each.default, int | float)
+        or (isinstance(each.default, str) and each.default.isidentifier())
+    ]
+    return " ".join([command, *(needed or told[:1])])
 
 
 def _parameters(found: PluginOrigin, documentation: str) -> str:

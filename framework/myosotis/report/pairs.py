@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 """The chance at which the pairs of one measure together call any two of the same configurations different."""
+Replicates = Mapping[tuple[object, object, object], float]
+"""A configuration's values by metric, seed and order."""
 MEAN = "mean end score"
 """The mean over tasks, in the metric's own direction."""
 END = "end score of "
@@ -25,12 +27,14 @@ END = "end score of "
 
 
 def paired(record: StudyRecord, chosen: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a measure and pair of configurations whose trials share a metric, seeds and orders.
+    """One row a measure and pair of configurations whose trials share a metric and seeds.
+
+    A pair is a seed in one order; where two configurations do not have the same orders, a seed's mean over them.
 
     The measures are `learned`, `forgotten`, `forgotten_base`, and the scores at the end: the mean over tasks, as it
     is, and each task's and probe's, higher is better.
-    Columns: `measure`; `configuration` and `other`; `difference`, the mean over the shared seeds and orders of
-    the first less the second, with `low` and `high`, its paired 95 % t-interval; `n`, how many are shared; `p`,
+    Columns: `measure`; `configuration` and `other`; `difference`, the mean over the pairs of the first less
+    the second, with `low` and `high`, its paired 95 % t-interval; `n`, how many are shared; `p`,
     of the paired t-test; `p_corrected`, by Holm over all pairs of the measure; `verdict`: higher, lower, within
     noise, or too few seeds.
 
@@ -90,7 +94,7 @@ def _compared(
     replicates = _replicates(values, measure)
     rows = []
     for one, other in pairs:
-        found, against = replicates.get(one, {}), replicates.get(other, {})
+        found, against = _comparable(replicates.get(one, {}), replicates.get(other, {}))
         shared = [place for place in found if place in against]
         differences = np.array([found[place] - against[place] for place in shared])
         if np.isfinite(differences).any():
@@ -102,13 +106,27 @@ def _compared(
     return frame
 
 
-def _replicates(values: pd.DataFrame, measure: str) -> dict[str, dict[tuple[object, ...], float]]:
+def _comparable(one: Replicates, other: Replicates) -> tuple[Replicates, Replicates]:
+    """Leave replicates as they are where both have the same orders, else average each seed over its orders."""
+    if {order for _, _, order in one} == {order for _, _, order in other}:
+        return one, other
+    return _by_seed(one), _by_seed(other)
+
+
+def _by_seed(replicates: Replicates) -> Replicates:
+    means: dict[tuple[object, object, object], list[float]] = {}
+    for (metric, seed, _), value in replicates.items():
+        means.setdefault((metric, seed, None), []).append(value)
+    return {place: float(np.mean(values)) for place, values in means.items()}
+
+
+def _replicates(values: pd.DataFrame, measure: str) -> dict[str, Replicates]:
     """Give each configuration's values by what makes two trials a pair: metric, seed and order."""
-    replicates: dict[str, dict[tuple[object, ...], float]] = {}
+    replicates: dict[str, dict[tuple[object, object, object], float]] = {}
     columns = (values[name] for name in ("label", "metric", "seed", "order", measure))
-    for label, *place, value in zip(*columns, strict=True):
-        replicates.setdefault(label, {})[tuple(place)] = float(value)
-    return replicates
+    for label, metric, seed, order, value in zip(*columns, strict=True):
+        replicates.setdefault(label, {})[metric, seed, order] = float(value)
+    return dict(replicates)
 
 
 def paired_p(differences: ArrayLike) -> float:
