@@ -188,10 +188,11 @@ def test_a_benchmarks_rows_are_the_same_on_disk(parameters: dict[str, Any]) -> N
 
 
 def test_a_length_that_no_text_fills_is_refused_before_any_work() -> None:
+    Path("short.txt").write_text("A rose is a rose.\n" * 12, encoding="utf-8")
     with pytest.raises(
         DataError, match=r"dataset.plays: .* are too short to give one example; give more text"
     ):
-        myosotis.run(command("dataset.plays.length=1000000", "study=a"))
+        myosotis.run(command("dataset.plays.train=short.txt", "dataset.plays.length=512", "study=a"))
     assert not Path("studies", "a").exists()
 
 
