@@ -46,7 +46,7 @@ def evaluated(overrides: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     for name, task in config.tasks.items():
         identities = config.identities[name], config.identities["model"]
         examples = workspace.evaluated(task, identities[0], model, identities[1], config.evaluation)
-        yield name, len(examples), sum(map(task.objective.tokens, examples))
+        yield name, len(examples), sum(map(task.objective.scored_tokens, examples))
 
 
 def share(overrides: Sequence[str]) -> float:

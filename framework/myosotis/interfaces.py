@@ -217,6 +217,10 @@ class Objective(Plugin):
     def tokens(self, example: Example) -> int:
         """Count an example's tokens (1 where there are none): what costs and budgets count."""
 
+    def scored_tokens(self, example: Example) -> int:
+        """Count the tokens that the model reads to score an example: those of all its choices."""
+        return self.tokens(example)
+
     @abstractmethod
     def collate(self, examples: Sequence[Example], model: Model) -> Batch:
         """Make one training batch of examples."""

@@ -314,7 +314,7 @@ def evaluated_count(objective: Objective, examples: Sequence[Example], limit: in
     if limit is None or isinstance(limit, int):
         return len(examples) if limit is None else min(limit, len(examples))
     most = min(AUTO_EXAMPLES, len(examples))
-    tokens = itertools.accumulate(objective.tokens(examples[index]) for index in range(most))
+    tokens = itertools.accumulate(objective.scored_tokens(examples[index]) for index in range(most))
     return next((count for count, total in enumerate(tokens, 1) if total >= AUTO_TOKENS), most)
 
 

@@ -109,3 +109,9 @@ def test_values_that_cannot_be_are_refused(parameters: dict[str, Any], message: 
 def test_a_length_without_room_for_text_is_refused(length: int) -> None:
     with pytest.raises((ConfigurationError, DataError), match="length"):
         Classification(LABELS, length=length).encode(ROWS, tiny.model())
+
+
+def test_all_labels_count_as_scored() -> None:
+    example = {"prompt": [1, 2, 3], "options": [[4], [5, 6], [7]], "label": 1}
+    assert Classification().tokens(example) == 5
+    assert Classification().scored_tokens(example) == 7

@@ -114,6 +114,12 @@ class Classification(Objective):
             return len(example["ids"])
         return len(example["prompt"]) + len(example["options"][example["label"]])
 
+    def scored_tokens(self, example: Example) -> int:
+        """Count the tokens of the text, or of the prompt, which is read once, and all its labels."""
+        if "ids" in example:
+            return self.tokens(example)
+        return len(example["prompt"]) + sum(map(len, example["options"]))
+
     def collate(self, examples: Sequence[Example], model: Model) -> Batch:
         """Pad texts, or prompts with their right labels, to one length."""
         if "ids" in examples[0]:
