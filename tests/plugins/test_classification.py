@@ -113,5 +113,6 @@ def test_a_length_without_room_for_text_is_refused(length: int) -> None:
 
 def test_all_labels_count_as_scored() -> None:
     example = {"prompt": [1, 2, 3], "options": [[4], [5, 6], [7]], "label": 1}
-    assert Classification().tokens(example) == 5
-    assert Classification().scored_tokens(example) == 7
+    objective = Classification(labels=["a", "b", "c"])
+    assert objective.tokens(example) == 5
+    assert objective.scored_tokens(example) == 7
