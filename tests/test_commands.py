@@ -2,10 +2,9 @@
 
 What "run" means:
 
-- studies of README.md and CONTRIBUTING.md train: one step a stage, two rows a task, one seed, and what else `TINY`
-  says;
-- studies of the experiments' notes, and those that need a server, are planned as by `plan --no-measure`: composed,
-  with all that they sweep but seeds, and every trial's methods put on its model's outline;
+- studies train: one step a stage, two rows a task, one seed, and what else `TINY` says;
+- those of hundreds of trials, and those that need a server, are planned as by `plan --no-measure`: composed, with
+  all that they sweep but seeds, and every trial's methods put on its model's outline;
 - what a document leaves open is a tiny file or folder made here (`PLACES`, `INSTEAD`, `WITH`); a model is `nano`;
 - what reads a study reads one that was trained here under the name STUDY, whatever its own name;
 - scripts that write an experiment's tables write them from what is committed, which must come out the same, and
@@ -79,8 +78,8 @@ WITH = {
 """What else a study says that would look for its data elsewhere."""
 CL5 = {"yelp": "positive", "agnews": "World", "dbpedia": "Album", "amazon": "positive", "yahoo": "Sports"}
 """One label of each of these tasks."""
-TRAINED = ("README.md", "CONTRIBUTING.md")
-"""Documents whose studies train."""
+WITH_PYTHON = ("README.md", "CONTRIBUTING.md")
+"""Documents whose blocks of Python are run."""
 SERVED = ("model=endpoint",)
 """What needs a server: it is planned."""
 LONG = ("+experiments/method_ablation=", "method.lora.rank=range(1,101)")
@@ -195,7 +194,7 @@ class Runner:
             if key in PLACES:
                 overrides[number] = f"{key}={PLACES[key]}"
         more = [each for word in words for each in WITH.get(word, ())]
-        trained = self.command.document in TRAINED and not set(SERVED) & set(words)
+        trained = not set(SERVED) & set(words) and not any(each.startswith(LONG) for each in words)
         self.patch.setenv("OPENAI_API_KEY", "none is asked for anything")
         start = ("run",) if trained else ("plan", "--no-measure")
         self.succeed(*start, *overrides, *more, *(TINY if trained else ("seed=0",)))
@@ -423,7 +422,7 @@ def all_commands() -> Iterator[Any]:
     seen = set()
     for document in DOCUMENTS:
         for each in commands(document):
-            key = (each.document in TRAINED, each.folder, each.plugins, each.words)
+            key = (each.folder, each.plugins, each.words)
             if key not in seen:
                 seen.add(key)
                 marks = [pytest.mark.slow] if any(word.startswith(LONG) for word in each.words) else []
@@ -469,7 +468,7 @@ def test_what_is_fenced_is_for_the_shell_or_says_what_it_is(document: str) -> No
     languages = {language for language, _ in blocks(document)}
     assert languages <= {"", *OTHER_LANGUAGES}
     python = [text for language, text in blocks(document) if language == "python"]
-    assert not python or document in TRAINED
+    assert not python or document in WITH_PYTHON
 
 
 @pytest.mark.parametrize(
