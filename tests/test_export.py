@@ -344,6 +344,7 @@ def test_the_cards_code_loads_an_adapter_with_its_labels(
         *options,
         f"dataset.sums.objective={kind}",
         "dataset.sums.template=null",
+        "dataset.sums.length=64",
         f"dataset.sums.labels=[{named}]",
     )
     run = trial(tmp_path, "lora", "labels")

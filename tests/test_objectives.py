@@ -261,7 +261,7 @@ def test_a_chat_template_s_tokens_are_marked(home: Path, call: Any, tmp_path: Pa
         "template ⏎[user] ",
         "shown now?",
         "template ⏎[assistant] ",
-        "trained on what for⏎</s>",
+        "trained on what for⏎",
         "template [user] ",
         "shown after you",
         "template ⏎[assistant] ",
