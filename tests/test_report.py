@@ -22,12 +22,13 @@ from scipy import stats
 from myosotis.data_record import FILE, Bar, DataRecord, Finding, SplitRecord, write_data
 from myosotis.ledger import SCORE_COLUMNS, StudyRecord
 from myosotis.report import configurations, pareto_front, summary_table, t_interval, write_report
+from myosotis.report.axes import spans_decades
 from myosotis.report.labels import labels, short_keys, value_text
 from myosotis.report.matrices import score_cells
 from myosotis.report.numbers import count, decimals, duration, fixed, with_interval
 from myosotis.report.pictures import pictures
 from myosotis.report.scatter import apart
-from myosotis.report.sweeps import is_numeric, medians, spans_decades, sweep_points, swept_keys, ticks
+from myosotis.report.sweeps import is_numeric, medians, sweep_points, swept_keys, ticks
 from myosotis.report.table import front_first, latex, paper_table
 from myosotis.report.words import axis_titles, described, findings
 

@@ -7,7 +7,9 @@ import os
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -37,19 +39,23 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
 
 @pytest.fixture
 def page(browser: Browser, study: StudyRecord) -> Iterator[Page]:
-    with browser.new_context(offline=True) as context:
-        yield opened(context.new_page(), study.folder)
+    with opened(browser, study.folder) as page:
+        yield page
 
 
-def opened(page: Page, folder: Path) -> Page:
-    """Open a study's page; whatever it says on the console is a mistake."""
+@contextmanager
+def opened(browser: Browser, folder: Path, **options: Any) -> Iterator[Page]:
+    """Open a study's page without a network; whatever it says on the console is a mistake."""
     said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto((folder / "report.html").as_uri())
-    page.evaluate("drawn.then(() => null)")
+    with browser.new_context(offline=True, **options) as context:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto((folder / "report.html").as_uri())
+        page.evaluate("drawn.then(() => null)")
+        yield page
+        page.evaluate("Promise.all(charts.map((chart) => chart.view.runAsync())).then(() => null)")
     assert said == []
-    return page
 
 
 def names(page: Page) -> list[str]:
@@ -137,10 +143,8 @@ def test_two_configurations_are_held_against_each_other(page: Page, study: Study
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_is_wider_than_the_page(browser: Browser, study: StudyRecord, scheme: str) -> None:
-    with browser.new_context(
-        viewport={"width": 390, "height": 800}, color_scheme="dark" if scheme == "dark" else "light"
-    ) as context:
-        page = opened(context.new_page(), study.folder)
+    phone = {"viewport": {"width": 390, "height": 800}, "color_scheme": scheme}
+    with opened(browser, study.folder, **phone) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         ink = page.evaluate("getComputedStyle(document.querySelector('.chart svg text')).fill")
@@ -159,9 +163,22 @@ def test_two_hundred_trials_draw_and_filter(browser: Browser, tmp_path: Path) ->
     record = simulated(tmp_path / "large", arms, ranks, seeds=4)
     assert len(record.trials) == 200
     write_report(record)
-    with browser.new_context(offline=True) as context:
-        page = opened(context.new_page(), record.folder)
+    with opened(browser, record.folder) as page:
         page.get_by_role("searchbox").fill("replay rank=8")
         assert len(names(page)) == 2
         # Of a list of pictures, the one that is left is chosen.
         assert page.locator(".curves select").input_value() == "25  replay · rank=8 · learning_rate=0.0001"
+
+
+def test_one_seed_has_no_interval(browser: Browser, tmp_path: Path) -> None:
+    record = simulated(tmp_path / "one", seeds=1)
+    write_report(record)
+    with opened(browser, record.folder) as page:
+        assert page.locator(".chart svg").count() == page.locator(".chart").count() > 10
+        for one, other in ((0, 1), (1, 0)):  # a pair is listed once, and turned for the other way round
+            page.locator("#one").select_option(index=one)
+            page.locator("#other").select_option(index=other)
+            cells = [row.split("\t") for row in page.locator("#pair tr").all_inner_texts()]
+            assert {(cell[2], cell[4], cell[5]) for cell in cells} == {("—", "—", "too few seeds")}
+        page.get_by_role("searchbox").fill("lora rank=64")
+        assert len(names(page)) == 2

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from myosotis.report.aggregate import COSTS
-from myosotis.report.axes import headline_scale
+from myosotis.report.axes import headline_scale, spread_scale
 from myosotis.report.colours import colour, is_few
 from myosotis.report.scatter import details
-from myosotis.report.sweeps import spans_decades
 
 if TYPE_CHECKING:
     import altair as alt
@@ -44,8 +43,7 @@ def _chart(frame: pd.DataFrame, points: pd.DataFrame, cost: str, headline: str, 
     import altair as alt
 
     points = points.assign(cost=points[cost] / UNITS.get(cost, 1))
-    is_log = spans_decades(list(points["cost"]))
-    scale = alt.Scale(type="log", padding=16) if is_log else alt.Scale(zero=False, padding=16)
+    scale = spread_scale(list(points["cost"]))
     axis = alt.Axis(tickCount=4, format="~s" if cost == "trainable_parameters" else "~f")
     few = is_few(frame)
     base = alt.Chart(points).encode(

@@ -67,7 +67,8 @@ def _chart(points: pd.DataFrame, heading: alt.Title, scale: alt.Scale) -> alt.La
         scale=alt.Scale(domain=tasks, range=[PALETTE[n % len(PALETTE)] for n in range(len(tasks))]),
         legend=alt.Legend(title=None, columns=3),
     )
-    x = alt.X("steps:Q", title="optimizer steps", axis=alt.Axis(tickCount=6))
+    steps = alt.Scale(domain=[0, int(points["steps"].max())])
+    x = alt.X("steps:Q", title="optimizer steps", scale=steps, axis=alt.Axis(tickCount=6))
     drawn = ["number", "title", "task", "metric", "steps", "value", "low", "high", "text", "ends"]
     base = alt.Chart(points[drawn]).encode(x=x, color=colours)
     value = alt.Y("value:Q", title=points["metric"].iloc[0], scale=scale)

@@ -55,6 +55,7 @@ function show() {
 
 function filter({ place, view, numbers, options }, shown) {
   place.hidden = shown !== null && !shown.some((number) => numbers.has(number));
+  if (place.hidden) return;
   if (options) {
     const option = options.find((each) => shown?.includes(Number.parseInt(each)));
     if (option) view.signal("chosen", option).runAsync();
@@ -148,6 +149,7 @@ const pairs = document.getElementById("pairs");
 if (pairs) {
   const { measures, differences } = JSON.parse(pairs.textContent);
   const [one, other] = ["one", "other"].map((id) => document.getElementById(id));
+  const minus = (value) => (value === null ? null : -value);
   const sign = (value, places) => (value > 0 ? "+" : "") + value.toFixed(places).replace("-", "−");
   const compare = () => {
     const body = document.getElementById("pair");
@@ -155,9 +157,9 @@ if (pairs) {
     for (const { name, places } of measures) {
       const key = (a, b) => `${name}|${a.value}|${b.value}`;
       const turned = differences[key(other, one)];
-      const found = differences[key(one, other)] ?? (turned && [-turned[0], -turned[2], -turned[1], ...turned.slice(3)]);
+      const found = differences[key(one, other)] ?? (turned && [minus(turned[0]), minus(turned[2]), minus(turned[1]), ...turned.slice(3)]);
       if (!found) continue;
-      const [difference, low, high, count, p, verdict] = found.map((value) => value);
+      const [difference, low, high, count, p, verdict] = found;
       const told = verdict === "apart" ? (difference > 0 ? "higher" : "lower") : verdict;
       const interval = low === null ? "—" : `${sign(low, places)} to ${sign(high, places)}`;
       const cells = [name, sign(difference, places), interval, count, p === null ? "—" : p < 0.001 ? "< 0.001" : p.toFixed(3), told];

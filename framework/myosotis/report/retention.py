@@ -106,7 +106,8 @@ def _chart(frame: pd.DataFrame, points: pd.DataFrame) -> alt.LayerChart:
         since=[fixed(each, 2) for each in points["place"]],
     )
     stages = list(range(int(points["place"].max()) + 1))
-    x = alt.X("place:Q", title=SINCE[role], axis=alt.Axis(values=stages, format="d"))
+    scale = alt.Scale(domain=[0, points["place"].max()])
+    x = alt.X("place:Q", title=SINCE[role], scale=scale, axis=alt.Axis(values=stages, format="d"))
     y = alt.Y("change:Q", title=f"change of {metric}, up is better", scale=value_scale(points, "change"))
     base = alt.Chart(points.drop(columns=["role", "metric"])).encode(x=x, color=colour(frame, points))
     details = [alt.Tooltip(f"{column}:N", title=title) for column, title in _DETAILS.items()]

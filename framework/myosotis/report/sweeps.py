@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from myosotis.ledger import HEADLINE
-from myosotis.report.axes import headline_scale
+from myosotis.report.axes import headline_scale, spans_decades, spread_scale
 from myosotis.report.labels import label, short_keys, value_text
 from myosotis.report.numbers import decimals, fixed
 from myosotis.report.theme import PALETTE
@@ -90,11 +90,6 @@ def is_numeric(values: list[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def spans_decades(values: list[float]) -> bool:
-    """Whether a logarithmic axis fits: all positive, and more than one decade apart."""
-    return min(values) > 0 and max(values) / min(values) > 10
-
-
 def _chart(points: pd.DataFrame, key: str, headline: str, title: str, *, crowded: bool) -> alt.LayerChart:
     import altair as alt
 
@@ -126,10 +121,7 @@ def _numeric_axis(points: pd.DataFrame, key: str) -> alt.X:
 
     values = sorted(set(points["value"]))
     axis = alt.Axis(values=ticks(values), format="~g")
-    is_log = spans_decades(values)
-    kind = {"type": "log"} if is_log else {"type": "linear", "zero": False}
-    scale = alt.Scale(padding=16, nice=False, **kind)
-    return alt.X("value:Q", title=key, scale=scale, axis=axis)
+    return alt.X("value:Q", title=key, scale=spread_scale(values), axis=axis)
 
 
 def ticks(values: list[float]) -> list[float]:
