@@ -100,8 +100,8 @@ def _unseen(split: CheckedSplit, formats: set[str]) -> Iterator[Finding]:
 
 def _out_of_place(text: str, suspects: set[str]) -> str | None:
     runs_left = any(each.isalpha() and unicodedata.bidirectional(each) in ("R", "AL") for each in text)
-    for place, letter in enumerate(text):
-        at_home = (letter in MARKS and runs_left) or (letter in JOINERS and _joins(text[:place][-1:]))
+    for before, letter in zip(" " + text, text, strict=False):
+        at_home = (letter in MARKS and runs_left) or (letter in JOINERS and _joins(before))
         if letter in suspects and not at_home and _script(letter) != "ARABIC":
             return letter
     return None

@@ -114,20 +114,14 @@ def _is_missed(label: str, part: Counter[str], whole: Counter[str]) -> bool:
 
 def _probability(one: Counter[str], other: Counter[str]) -> float:
     """Give how likely two samples of one distribution differ so much: Pearson's chi-square test."""
-    from scipy.special import chdtrc
+    from scipy.stats import chi2_contingency
 
     sizes = [sum(each.values()) for each in (one, other)]
     least = min(sizes) / sum(sizes)
-    cells: Counter[tuple[str, int]] = Counter()
+    table: dict[str, list[int]] = {}
     for label in {**one, **other}:
         key = label if (one[label] + other[label]) * least >= EXPECTED else ""
-        cells[key, 0] += one[label]
-        cells[key, 1] += other[label]
-    labels = {label for label, _ in cells}
-    statistic = 0.0
-    for label in labels:
-        both = cells[label, 0] + cells[label, 1]
-        for number, size in enumerate(sizes):
-            expected = both * size / sum(sizes)
-            statistic += (cells[label, number] - expected) ** 2 / expected
-    return float(chdtrc(len(labels) - 1, statistic)) if len(labels) > 1 else 1.0
+        counts = table.setdefault(key, [0, 0])
+        counts[0] += one[label]
+        counts[1] += other[label]
+    return float(chi2_contingency([*table.values()], correction=False).pvalue) if len(table) > 1 else 1.0

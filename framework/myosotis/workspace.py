@@ -294,7 +294,7 @@ def chosen(
     if evaluation.limit != "auto":
         return few
     # By the mean, for the first ones may be the short ones.
-    tokens = sum(map(objective.tokens, few))
+    tokens = sum(map(objective.scored_tokens, few))
     return limited(spread(few, -(-len(few) * AUTO_TOKENS // tokens)), len(few))
 
 

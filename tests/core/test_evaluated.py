@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Literal
 
 import pytest
 
@@ -112,6 +113,21 @@ def test_spread_rows_have_8192_tokens_too() -> None:
     rows = list(range(1000, 1400))
     found = spread_over(rows, "auto", OneEach())
     assert (len(found), found[0] < 1060, found[-1] > 1340) == (7, True, True)  # of 1,200 on average
+
+
+class WithChoices(OneEach):
+    """What is read to score a row is four times its own tokens."""
+
+    def scored_tokens(self, example: Example) -> int:
+        return 4 * self.tokens(example)
+
+
+@pytest.mark.parametrize("way", ["first", "spread"])
+def test_what_choices_add_to_a_row_counts(way: Literal["first", "spread"]) -> None:
+    task = make_task("counted", toy.Points(), WithChoices(), {"hits": toy.Hits()})
+    model = toy.ToyModel().load([])
+    examples = evaluated_examples(task, [128] * 5000, model, EvaluationConfig(rows=way))
+    assert len(examples) == 16  # of 512 tokens each, 8,192 in all
 
 
 def test_the_labels_that_are_scored_are_those_of_the_rows_that_are() -> None:

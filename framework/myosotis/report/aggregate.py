@@ -101,6 +101,18 @@ def with_arm_names(trials: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(arm=arms.where(arms.notna(), ""))
 
 
+def finished_trials(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
+    """The finished trials, with the `number` and `label` of their configuration in `frame`."""
+    trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
+    return trials.merge(frame[["arm", "configuration", "number", "label"]])
+
+
+def last_scores(record: StudyRecord) -> pd.DataFrame:
+    """Each trial's last score of each task by the headline's metric, with the columns of `record.columns`."""
+    scores = scores_once(record).merge(record.columns).sort_values(["stage", "step"], kind="stable")
+    return scores.groupby(["trial", "task"], sort=False).tail(1)
+
+
 def scores_once(record: StudyRecord) -> pd.DataFrame:
     """The scores, each once: a trial of several arms has a row in each."""
     return record.scores.drop_duplicates(["trial", "stage", "step", "task", "split", "metric"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import scores_once, t_interval, with_arm_names
+from myosotis.report.aggregate import finished_trials, last_scores, t_interval
 from myosotis.report.numbers import decimals, with_interval
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ def with_end_scores(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     In the metric's own direction, with `end_low` and `end_high`, the 95 % t-interval. NaN where tasks have several
     metrics, or one of them has no score.
     """
-    trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
-    trials = trials.merge(frame[["arm", "configuration", "number"]])
+    trials = finished_trials(record, frame)
     ends = trials["trial"].map(end_scores(record))
     intervals = [
         t_interval(ends[trials["number"] == number].to_numpy(dtype=float)) for number in frame["number"]
@@ -35,11 +34,8 @@ def with_end_scores(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
 
 def end_scores(record: StudyRecord) -> pd.Series[float]:
     """Give the mean score over tasks after a trial's last stage, by the trial; empty where metrics differ."""
-    tasks = record.columns[record.columns["role"] == "task"]
-    scores = scores_once(record).merge(tasks[["task", "metric"]])
-    if tasks["metric"].nunique() != 1:
-        scores = scores[:0]
-    last = scores.sort_values(["stage", "step"], kind="stable").groupby(["trial", "task"]).tail(1)
+    several = record.columns.loc[record.columns["role"] == "task", "metric"].nunique() > 1
+    last = last_scores(record).query("role == 'task'")[: 0 if several else None]
     table = last.pivot(index="trial", columns="task", values="value")
     return table.mean(axis="columns", skipna=False)
 

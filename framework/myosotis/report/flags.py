@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import with_arm_names
+from myosotis.report.aggregate import finished_trials
 from myosotis.report.labels import value_text
 from myosotis.report.sweeps import is_numeric, swept_keys
 
@@ -79,8 +79,7 @@ def still_falls(losses: ArrayLike) -> bool:
 
 def _still_learning(record: StudyRecord, ran: pd.DataFrame) -> list[int]:
     """Number the configurations of which more than half the trials still learned."""
-    trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
-    trials = trials.merge(ran[["arm", "configuration", "number"]])
+    trials = finished_trials(record, ran)
     if "folder" not in trials:
         return []
     falling = [any(map(still_falls, _losses(record.folder / folder))) for folder in trials["folder"]]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from myosotis.ledger import HEADLINE, StudyRecord
-from myosotis.report.aggregate import configurations, scores_once, t_interval, with_arm_names
+from myosotis.report.aggregate import configurations, finished_trials, last_scores, t_interval
 from myosotis.report.ends import end_scores
 
 if TYPE_CHECKING:
@@ -43,29 +43,58 @@ def paired(record: StudyRecord, chosen: Sequence[str] | None = None) -> pd.DataF
         chosen: labels of the configurations that are held against each other; all where not given. The
             correction is for all pairs all the same, so that it does not matter how they were chosen.
     """
-    import pandas as pd
-
-    frame = configurations(record)
-    values = _values(record, frame)
-    labels = list(frame["label"] if chosen is None else frame.loc[frame["label"].isin(chosen), "label"])
-    tests = 0 if chosen is None else len(frame) * (len(frame) - 1) // 2
-    measures = [str(name) for name in values if name not in KEYS]
-    pairs = list(combinations(labels, 2))
-    tables: list[pd.DataFrame] = [_compared(values, pairs, measure, tests) for measure in measures]
-    return pd.concat(tables, ignore_index=True)
+    return Pairs(record).table(chosen)
 
 
-def verdicts(record: StudyRecord, frame: pd.DataFrame, label: str, measure: str) -> dict[str, str]:
-    """Say how one of the configurations in `frame` stands to each of the others, by `paired` over all of the study.
+@final
+class Pairs:
+    """A study's finished trials, to be held against each other.
 
-    Without those that it shares no seed, order and metric with.
+    Attributes:
+        labels: all configurations, in their order.
+        values: one row a trial: its configuration's label, seed, order and metric, and a column a measure.
     """
-    everything = configurations(record)
-    values = _values(record, everything)
-    pairs = [(label, other) for other in frame["label"] if other != label]
-    tests = len(everything) * (len(everything) - 1) // 2
-    table = _compared(values, pairs, measure, tests)
-    return dict(zip(table["other"], table["verdict"], strict=True))
+
+    def __init__(self, record: StudyRecord) -> None:
+        frame = configurations(record)
+        self.labels = list(frame["label"])
+        self.values = _values(record, frame)
+
+    def table(self, chosen: Sequence[str] | None = None) -> pd.DataFrame:
+        """Give the table of `paired`."""
+        import pandas as pd
+
+        pairs = list(combinations([each for each in self.labels if chosen is None or each in chosen], 2))
+        measures = [str(name) for name in self.values if name not in KEYS]
+        tables: list[pd.DataFrame] = [self._compared(pairs, measure) for measure in measures]
+        return pd.concat(tables, ignore_index=True)
+
+    def verdicts(self, label: str, others: Sequence[str], measure: str) -> dict[str, str]:
+        """Say how a configuration stands to others, without those that it has no pair with."""
+        table = self._compared([(label, other) for other in others], measure)
+        return dict(zip(table["other"], table["verdict"], strict=True))
+
+    def _compared(self, pairs: Sequence[tuple[str, str]], measure: str) -> pd.DataFrame:
+        """Hold configurations against each other by one measure, corrected for all pairs of the study."""
+        import pandas as pd
+
+        everything = len(self.labels) * (len(self.labels) - 1) // 2
+        replicates = _replicates(self.values, measure)
+        rows = []
+        for one, other in pairs:
+            found, against = _comparable(replicates.get(one, {}), replicates.get(other, {}))
+            shared = [place for place in found if place in against]
+            differences = np.array([found[place] - against[place] for place in shared])
+            if np.isfinite(differences).any():
+                interval = t_interval(differences)
+                rows.append((measure, one, other, *interval, len(shared), paired_p(differences)))
+        columns = ["measure", "configuration", "other", "difference", "low", "high", "n", "p"]
+        types = dict.fromkeys(columns[3:], float) | {"n": int}
+        frame = pd.DataFrame(rows, columns=columns).astype(types)
+        # All pairs tell by themselves how many tests there are: without those that cannot be compared.
+        frame["p_corrected"] = holm(frame["p"], 0 if len(pairs) == everything else everything)
+        frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
+        return frame
 
 
 KEYS = ("label", "seed", "order", "metric")
@@ -73,37 +102,13 @@ KEYS = ("label", "seed", "order", "metric")
 
 def _values(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     """One row a finished trial: its configuration's label, its seed, order and metric, and a column a measure."""
-    trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
-    trials = trials.merge(frame[["arm", "configuration", "label"]])
-    scores = scores_once(record).merge(record.columns[["task", "metric", "higher_is_better"]])
-    ends = scores.sort_values(["stage", "step"], kind="stable").groupby(["trial", "task"], sort=False).tail(1)
+    trials, ends = finished_trials(record, frame), last_scores(record)
     score = ends["value"].where(ends["higher_is_better"].astype(bool), -ends["value"])
     wide = ends.assign(score=score).pivot(index="trial", columns="task", values="score")
     names = [task for task in record.columns["task"] if task in wide]
     wide = wide[names].add_prefix(END)
     trials[MEAN] = trials["trial"].map(end_scores(record))
     return trials[["trial", *KEYS, *HEADLINE, MEAN]].merge(wide, "left", on="trial").drop(columns="trial")
-
-
-def _compared(
-    values: pd.DataFrame, pairs: Sequence[tuple[str, str]], measure: str, tests: int
-) -> pd.DataFrame:
-    """Hold configurations against each other by one measure."""
-    import pandas as pd
-
-    replicates = _replicates(values, measure)
-    rows = []
-    for one, other in pairs:
-        found, against = _comparable(replicates.get(one, {}), replicates.get(other, {}))
-        shared = [place for place in found if place in against]
-        differences = np.array([found[place] - against[place] for place in shared])
-        if np.isfinite(differences).any():
-            rows.append((measure, one, other, *t_interval(differences), len(shared), paired_p(differences)))
-    columns = ["measure", "configuration", "other", "difference", "low", "high", "n", "p"]
-    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float)).astype({"n": int})
-    frame["p_corrected"] = holm(frame["p"], tests)
-    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
-    return frame
 
 
 def _comparable(one: Replicates, other: Replicates) -> tuple[Replicates, Replicates]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import with_arm_names
+from myosotis.report.aggregate import finished_trials
 from myosotis.report.colours import NAMED_AT_MOST
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ def panels(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     Under another order a stage trains another task, so that only trials of one order are averaged stage by
     stage. The title, `3  rank=8`, names the order where a configuration has several.
     """
-    finished = with_arm_names(record.trials[record.trials["status"] == "finished"])
-    trials = finished.merge(frame[["arm", "configuration", "number", "label"]])
-    trials = trials.sort_values("number", kind="stable").reset_index(drop=True)
+    trials = finished_trials(record, frame).sort_values("number", kind="stable").reset_index(drop=True)
     several = trials.groupby("number")["order"].transform("nunique") > 1
     names = [f"{number}  {label}" for number, label in zip(trials["number"], trials["label"], strict=True)]
     orders = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import scores_once, with_arm_names
+from myosotis.report.aggregate import finished_trials, last_scores, scores_once
 from myosotis.report.colours import colour
 from myosotis.report.numbers import decimals, fixed
 from myosotis.report.theme import INK
@@ -38,21 +38,18 @@ def path_points(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     one = record.columns.groupby("role")["metric"].nunique()
     if variants.empty or not (one.get("task") == one.get("probe") == 1):
         return pd.DataFrame(columns=columns)
+    trained = last_scores(record)
+    trained = trained[trained["trial"].isin(variants["trial"])]
+    trained = trained.merge(variants[["trial", "path"]].drop_duplicates()).assign(value_of=np.inf)
+    scores = pd.concat([variants.merge(record.columns), trained])
     scored = scores_once(record)
-    ends = scored.sort_values(["stage", "step"], kind="stable")
-    trained = ends[ends["trial"].isin(variants["trial"])].groupby(["trial", "task", "metric"]).tail(1)
-    paths = variants[["trial", "path"]].drop_duplicates()
-    trained = trained.merge(paths).assign(value_of=np.inf)
-    scores = pd.concat([variants, trained]).merge(record.columns)
     base = scored.loc[scored["stage"] == 0, ["trial", "task", "metric", "value"]]
     scores = scores.merge(base, on=["trial", "task", "metric"], suffixes=("", "_base"))
     sign = np.where(scores["higher_is_better"], 1.0, -1.0)
     scores["change"] = sign * (scores["value"] - scores["value_base"])
     keys = ["trial", "path", "value_of"]
     means = scores.groupby([*keys, "role"])["change"].mean().unstack("role").reset_index()
-    numbers = with_arm_names(record.trials).merge(frame[["arm", "configuration", "number"]])[
-        ["trial", "number"]
-    ]
+    numbers = finished_trials(record, frame)[["trial", "number"]]
     found = (
         means.merge(numbers).groupby(["number", "path", "value_of"])[["task", "probe"]].mean().reset_index()
     )

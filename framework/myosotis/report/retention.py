@@ -8,7 +8,7 @@ import numpy as np
 
 from myosotis.forgetting import stability_gap
 from myosotis.ledger import StudyRecord
-from myosotis.report.aggregate import half_width, scores_once, with_arm_names
+from myosotis.report.aggregate import finished_trials, half_width, scores_once
 from myosotis.report.axes import value_scale
 from myosotis.report.colours import colour, is_few
 from myosotis.report.numbers import decimals, fixed, with_interval
@@ -29,8 +29,7 @@ def placed_scores(record: StudyRecord, frame: pd.DataFrame) -> pd.DataFrame:
     `role` (probe for what the trial never trained), `stage`, `step`, `score` (higher is better), `change` since
     its last training, and `place`: stages since then, in fractions of a stage.
     """
-    trials = with_arm_names(record.trials[record.trials["status"] == "finished"])
-    numbers = trials.merge(frame[["arm", "configuration", "number"]])[["trial", "number", "last_trained"]]
+    numbers = finished_trials(record, frame)[["trial", "number", "last_trained"]]
     scores = scores_once(record).merge(record.columns[["task", "metric", "higher_is_better"]]).merge(numbers)
     last = [each.get(task) for each, task in zip(scores["last_trained"], scores["task"], strict=True)]
     scores = scores.assign(last=np.array(last, dtype=float)).query("stage >= last")

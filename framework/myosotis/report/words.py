@@ -11,7 +11,7 @@ from myosotis.report.ends import end_is_higher_better
 from myosotis.report.flags import Flag
 from myosotis.report.importance import importance
 from myosotis.report.numbers import count, decimals, duration, with_interval
-from myosotis.report.pairs import MEAN, verdicts
+from myosotis.report.pairs import MEAN, Pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,28 +55,24 @@ def findings(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Markup]:
     if not frame["n"].sum():
         yield _text("No trial has finished yet.")
         return
-    ran = frame[frame["n"] > 0]
+    ran, pairs = frame[frame["n"] > 0], Pairs(record)
     for metric, rows in ran.groupby("metric", dropna=False, sort=False):
         if ran["metric"].nunique() > 1:
             yield _text("By {}, which does not compare with the other metrics:", metric)
-        yield from _verdict(record, rows, how_it_forgets(ran))
+        yield from _verdict(record, pairs, rows, how_it_forgets(ran))
     yield from _matters(record)
     yield from _undefined(record, ran)
     yield _replicates(ran["n"].tolist())
     yield from _left_out(frame)
 
 
-def _verdict(record: StudyRecord, frame: pd.DataFrame, forgotten: str) -> Iterator[Markup]:
-    yield from _best(record, frame, "learned", "learned most", ascending=False)
-    yield from _best(record, frame, forgotten, "forgot least", ascending=True)
-    if "end" in frame:
-        yield from _best(
-            record,
-            frame,
-            "end",
-            "is best over all tasks at the end",
-            ascending=not end_is_higher_better(record),
-        )
+def _verdict(record: StudyRecord, pairs: Pairs, frame: pd.DataFrame, forgotten: str) -> Iterator[Markup]:
+    yield from _best(pairs, frame, "learned", "learned most", ascending=False)
+    yield from _best(pairs, frame, forgotten, "forgot least", ascending=True)
+    if "end" in frame and len(frame) > 1:
+        metric = frame["metric"].iloc[0]
+        ends = f"is best over all tasks at the end, by mean {metric}"
+        yield from _best(pairs, frame, "end", ends, ascending=not end_is_higher_better(record))
     yield from _front(frame[frame[FRONTS[forgotten]]], len(frame))
 
 
@@ -116,22 +112,20 @@ def _axis_title(headline: str, columns: pd.DataFrame, higher: str, lower: str) -
 
 
 def _best(
-    record: StudyRecord, frame: pd.DataFrame, headline: str, verb: str, *, ascending: bool
+    pairs: Pairs, frame: pd.DataFrame, headline: str, verb: str, *, ascending: bool
 ) -> Iterator[Markup]:
     """Who comes first by a headline, and how sure that is."""
     ranked = frame.dropna(subset=[headline]).sort_values(headline, ascending=ascending, kind="stable")
     if ranked.empty:
         return
     best, others = ranked.iloc[0], len(ranked) - 1
-    if headline == "end" and not others:
-        return
     told = best["label"], verb if others else verb.split()[0], best[f"{headline}_text"]
-    near = _near(record, ranked, headline, ascending=ascending)
+    near = _near(pairs, ranked, headline, ascending=ascending)
     doubt = _text("; within noise of it: {}", names(near)) if near else ""
     yield _text("<strong>{}</strong> {}: {}{}.", *told, doubt)
 
 
-def _near(record: StudyRecord, ranked: pd.DataFrame, headline: str, *, ascending: bool) -> list[str]:
+def _near(pairs: Pairs, ranked: pd.DataFrame, headline: str, *, ascending: bool) -> list[str]:
     """Which others are within noise of the first: by the paired test, or by their intervals where there is no pair.
 
     Without intervals, those with its very mean.
@@ -139,11 +133,12 @@ def _near(record: StudyRecord, ranked: pd.DataFrame, headline: str, *, ascending
     low = ranked[f"{headline}_low"].fillna(ranked[headline])
     high = ranked[f"{headline}_high"].fillna(ranked[headline])
     meets = low <= high.iloc[0] if ascending else high >= low.iloc[0]
-    found = verdicts(record, ranked, ranked["label"].iloc[0], MEAN if headline == "end" else headline)
+    best, *others = ranked["label"]
+    found = pairs.verdicts(best, others, MEAN if headline == "end" else headline)
     by_test = {"within noise": True, "higher": False, "lower": False}
     return [
         label
-        for label, meeting in list(zip(ranked["label"], meets, strict=True))[1:]
+        for label, meeting in zip(others, meets[1:], strict=True)
         if by_test.get(found.get(label, ""), meeting)
     ]
 

@@ -162,12 +162,10 @@ class OfMethod(MethodTestSuite):
         with TemporaryDirectory() as folder:
             try:
                 self.rehearse(Path(folder) / "trial", name=self._origin.name)
-            except PluginError:
-                return None
             except ConfigurationError as error:
-                return str(error)
-            except Exception:
-                return None
+                return None if isinstance(error, PluginError) else str(error)
+            except Exception:  # the checks tell it
+                pass
         return None
 
     def make(self) -> Method:
@@ -299,9 +297,8 @@ class OfMetric(MetricTestSuite):
         assert rows is not None
         examples = task.objective.encode(rows, model)
         columns = predict(task, examples, model, 8, choose_runtime("cpu", "32-true"), base=model.module)
-        if (
-            self.make().generates
-        ):  # an untuned model may get nothing right, and then there is nothing to score
+        if self.make().generates:
+            # An untuned model may get nothing right, and then there is nothing to score.
             right = np.arange(len(examples)) % 2 == 0
             columns = {**columns, "text": np.where(right, columns["reference"], columns["text"])}
         try:

@@ -152,9 +152,8 @@ class Benchmark(TaskDataset):
             self._tables[called] = load_dataset(
                 self.hub, self.hub_name, split=called, revision=self.hub_revision
             )
-        except (
-            Exception
-        ) as error:  # the client's errors of the network share no base, and change with its versions
+        # The client's errors of the network share no base, and change with its versions.
+        except Exception as error:
             raise self._absent(f"the Hub must give {self.hub}, but does not: {first_line(error)}") from error
         return self._tables[called]
 
