@@ -1,4 +1,4 @@
-"""Hydra's launcher for this project: a study's trials together, in this process or in workers.
+"""Hydra's launcher for this project: a study's trials together, in this process, in workers or on a cluster.
 
 Hydra imports this module at the start of every Hydra program of the environment: no dataclasses, no
 postponed annotations, no import of the core up here.
@@ -10,45 +10,29 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class MyosotisLauncher(Launcher):
     """Runs a study's trials, sharing what they have in common.
 
     Args:
-        backend: where trials run; `local` is this machine.
-        cohort: the most trials that train together on one base; `auto` measures.
-        workers: processes at once; `auto` measures.
-        retries: how often a trial is begun again after its worker died or memory ran out.
-        fail_fast: whether the first failure ends the study.
+        settings: what `myosotis.options.Options` describes.
     """
 
-    def __init__(
-        self,
-        backend: str = "local",
-        cohort: Any = "auto",
-        workers: Any = "auto",
-        retries: int = 1,
-        fail_fast: bool = False,
-    ) -> None:
-        self.backend = backend
-        self.settings = {"cohort": cohort, "workers": workers, "retries": retries, "fail_fast": fail_fast}
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives.
 
         Raises:
-            ConfigurationError: there is no such backend, or a parameter is not what it must be.
+            ConfigurationError: a parameter is not what it must be.
         """
-        from myosotis.errors import ConfigurationError, unknown_name
         from myosotis.options import Options
 
-        if self.backend != "local":
-            raise ConfigurationError(
-                "hydra.launcher.backend: " + unknown_name("backend", self.backend, ["local"])
-            )
-        self.options = Options(**self.settings)
+        settings: Any = OmegaConf.to_container(OmegaConf.create(self.settings))
+        self.options = Options.of(settings)
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config

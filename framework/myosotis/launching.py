@@ -13,6 +13,7 @@ import torch
 
 from myosotis.ahead import PRELOADED, WANDB_PRELOADED
 from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
+from myosotis.backend import Backend, Surroundings
 from myosotis.batches import stage_batches
 from myosotis.cohort import Job, free_cached_memory
 from myosotis.curriculum import Part, tempered
@@ -56,6 +57,7 @@ class Launch:
         jobs: the trials, in the study's order.
         configs: each job's configuration.
         stackable: whether each trial's model can share a forward pass, by its id.
+        backend: where they run; None is this machine.
         ahead: a process that workers can come from, where one was started before; used once.
         measures: whether it may time steps to choose how many trials train at once.
         basis: by what that was chosen; for a trial by itself there is nothing to choose.
@@ -70,6 +72,7 @@ class Launch:
     workspace: Workspace
     progress: Progress
     options: Options
+    backend: Backend | None = None
     stopping: Stopping = field(default_factory=Stopping)
     memory: Memory = field(default_factory=Memory)
     ahead: ForkServer | None = None
@@ -94,7 +97,7 @@ class Launch:
             self._run(queue, min(workers, len(units)))
             while free := wait_for_others(queue):
                 queue.waiting.append(Unit(free, torch.get_num_threads()))
-                run_here(queue, self.resolver, self.workspace)
+                self._run(queue, 1)
         if self.stopping() and not (self.options.fail_fast and queue.failed):
             raise Interrupted(
                 "stopped; every trial is saved where it was, and the same command goes on from there"
@@ -102,6 +105,9 @@ class Launch:
         return queue.failed
 
     def _run(self, queue: Queue, workers: int) -> None:
+        if self.backend is not None:
+            self.backend.run(queue, self._surroundings())
+            return
         if workers == 1:
             self._end_server()
             run_here(queue, self.resolver, self.workspace)
@@ -111,8 +117,11 @@ class Launch:
         free_cached_memory()
         run_in_workers(queue, self._started_server(), workers, self._environments())
 
+    def _surroundings(self) -> Surroundings:
+        return Surroundings.here(self._preparation(load=False))
+
     def _gpus(self) -> list[str]:
-        """List the GPUs that the trials may use."""
+        """List the GPUs that the trials may use here."""
         on_cpu = all(config.trainer.accelerator == "cpu" for config in self.configs)
         return [] if on_cpu else gpus()
 
@@ -158,9 +167,12 @@ class Launch:
     def close(self) -> None:
         """End what was started."""
         self._open.close()
+        if self.backend is not None:
+            self.backend.close()
 
     def _expects_workers(self) -> bool:
-        if len(self.jobs) == 1:
+        """Tell whether it is known that there will be workers on this machine."""
+        if self.backend is not None or len(self.jobs) == 1:
             return False
         if self._recorded()["cohorts"]:
             return bool(self._recorded()["workers"] > 1)
@@ -180,7 +192,11 @@ class Launch:
     def time(self, arrangement: Arrangement, trials: Sequence[str]) -> Cost | None:
         """Time a few steps of trials that train together, in each worker of an arrangement."""
         by_id = {job.id: job for job in self.jobs}
-        timed = self._time_here if arrangement.workers == 1 else self._time_in_workers
+        timed = self._time_in_workers
+        if self.backend is not None:
+            timed = self._time_there
+        elif arrangement.workers == 1:
+            timed = self._time_here
         with self._open:
             return timed(arrangement, [by_id[trial] for trial in trials])
 
@@ -231,6 +247,8 @@ class Launch:
 
     def _arrangement(self, configs: Sequence[TrialConfig], groups: Sequence[Sequence[str]]) -> Arrangement:
         """Choose by what is asked for, by what is known of this machine, or by measuring."""
+        if self.backend is not None:
+            return self._arrangement_on(self.backend, groups)
         devices, cores = self._gpus(), available_cores()
         most_workers = len(devices) or min(cores, len(configs))
         workers, cohort = self.options.workers, self.options.cohort
@@ -255,6 +273,22 @@ class Launch:
             best.threads if workers == "auto" else _threads(workers, cores),
             best.cohort if cohort == "auto" else cohort,
         )
+
+    def _arrangement_on(self, backend: Backend, groups: Sequence[Sequence[str]]) -> Arrangement:
+        """Choose for a cluster: as many workers as it has room for, and what is measured in one of them."""
+        workers, cohort, threads = self.options.workers, self.options.cohort, self.options.cpus
+        alone = Arrangement(backend.slots() if workers == "auto" else workers, threads, 1)
+        self.basis = "asked for"
+        if cohort != "auto":
+            return replace(alone, cohort=cohort)
+        if not self.measures or max(len(group) for group in groups) == 1:
+            self.basis = "alone" if len(self.jobs) == 1 else "nothing"
+            return alone
+        by_id = {job.id: job for job in self.jobs}
+        jobs = [by_id[trial] for trial in max(groups, key=len)]
+        self.measured = self._growing(alone, jobs, self._time_there) or [Measured(alone, 0.0)]
+        self.basis = "measured"
+        return choose(self.measured, len(self.jobs), steps=1)  # in the same workers, more only multiply it
 
     def _most_steps(self, config: TrialConfig) -> int:
         """Bound a trial's optimizer steps: counting them would encode the data.
@@ -361,6 +395,10 @@ class Launch:
     def _time_here(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
         return measure_training([job.resolve(self.resolver) for job in jobs], self.workspace)
 
+    def _time_there(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
+        assert self.backend is not None
+        return self.backend.time(self._surroundings(), jobs)
+
     def _time_in_workers(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
         """Time the same in all workers at once: they share the machine."""
         server, environments = self._started_server(), self._environments()
@@ -394,19 +432,15 @@ class Launch:
             self._open.callback(setattr, self, "_server", None)
             self._server = self._open.enter_context(self.ahead or ForkServer(self._modules()))
             self.ahead = None
-            self._server.prepare(
-                "myosotis.local:prepare",
-                Preparation(
-                    self.workspace.studies,
-                    list(self.jobs),
-                    dict(self.resolver._fingerprints),
-                    load=not self._gpus(),
-                    asked=asked,
-                    looks_at_data=looks_at_data,
-                ),
-                wait=False,
+            preparation = self._preparation(
+                load=not self._gpus(), jobs=list(self.jobs), asked=asked, looks_at_data=looks_at_data
             )
+            self._server.prepare("myosotis.local:prepare", preparation, wait=False)
         return self._server
+
+    def _preparation(self, load: bool, **more: Any) -> Preparation:
+        """Say what a process must load to run trials."""
+        return Preparation(self.workspace.studies, dict(self.resolver._fingerprints), load, **more)
 
     def _modules(self) -> tuple[str, ...]:
         loggers = {str(config.logger.get("_target_")) for config in self.configs if config.logger}

@@ -225,18 +225,19 @@ def run_here(queue: Queue, resolver: Resolver, workspace: Workspace) -> None:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the process that starts the workers is told: it imports, checks and loads what they share.
+    """What a process that is to run trials is told, or that is to start others which do.
 
     Attributes:
+        jobs: the trials, where something is to be loaded or checked ahead.
         load: whether to load the base and to encode the data, where all trials have the same.
         asked: what each trial was asked for by, where they are to be checked before.
         looks_at_data: whether their data are to be looked at, too.
     """
 
     studies: Path
-    jobs: Sequence[Job]
     fingerprints: Mapping[str, str]
     load: bool
+    jobs: Sequence[Job] = ()
     asked: Sequence[str] = ()
     looks_at_data: bool = False
 

@@ -121,16 +121,17 @@ def plan_study(
             hydra_context=_hydra_context(compose, master), task_function=task, config=master
         )
         # Another launcher than this project's calls the task for one trial at a time.
-        launch = task.prepared(layout.left, getattr(launcher, "options", Options(cohort=1, workers=1)))
-        launch.measures = measures
-        return make_plan(
-            layout.folder,
-            layout.planned,
-            lambda each: provenance.settings(each.entry.arm, each.overrides, _whole_config(each.config)),
-            launch,
-            time.perf_counter() - begun,
-            price_per_hour,
-        )
+        options = getattr(launcher, "options", Options(cohort=1, workers=1))
+        with contextlib.closing(task.prepared(layout.left, options)) as launch:
+            launch.measures = measures
+            return make_plan(
+                layout.folder,
+                layout.planned,
+                lambda each: provenance.settings(each.entry.arm, each.overrides, _whole_config(each.config)),
+                launch,
+                time.perf_counter() - begun,
+                price_per_hour,
+            )
 
 
 def _whole(compose: Composer, overrides: Sequence[str], config_name: str) -> tuple[list[str], DictConfig]:
@@ -384,6 +385,7 @@ class TrialTask:
 
     def prepared(self, planned: Sequence[PlannedTrial], options: Options) -> Launch:
         """Give what would run trials."""
+        from myosotis.backends import start_backend
         from myosotis.launching import Launch
 
         folder = self.workspace.studies / self.study
@@ -396,6 +398,7 @@ class TrialTask:
             self.workspace,
             self.progress,
             options,
+            start_backend(options) if planned else None,
             ahead=self.server,
         )
 
