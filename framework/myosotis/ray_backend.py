@@ -42,7 +42,13 @@ class RayBackend(Backend):
         self._connected = not ray.is_initialized()
         if self._connected:
             _connect(options.ray.address)
-        self._check_nodes()
+        if not self.slots():
+            has = "; ".join(_listed(each) for each in _nodes())
+            self.close()
+            raise ConfigurationError(
+                f"a node of the Ray cluster must have what a worker asks for, {options.resources()}, but the "
+                f"nodes have {has}; ask for less, or add a node that has it"
+            )
 
     def slots(self) -> int:
         """Count the units that all nodes have room for, when nothing else runs there."""
@@ -101,15 +107,6 @@ class RayBackend(Backend):
             num_gpus=asked.get("GPU", 0),
             memory=asked.get("memory"),
             max_retries=0,
-        )
-
-    def _check_nodes(self) -> None:
-        if self.slots():
-            return
-        has = [_listed(each) for each in _nodes()]
-        raise ConfigurationError(
-            f"a node of the Ray cluster must have what a worker asks for, {self.options.resources()}, but the "
-            f"nodes have {'; '.join(has)}; ask for less, or add a node that has it"
         )
 
 
