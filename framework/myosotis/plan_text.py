@@ -26,7 +26,7 @@ CHOSEN: Mapping[Basis, str] = {
     "recorded": "as recorded when the study ran before",
     "asked for": "as asked for",
     "remembered": "as measured before on this machine",
-    "measured": "as measured now, and remembered",
+    "measured": "as measured now",
     "nothing": "not measured; more may train at once when the study runs",
     "alone": "for there is one trial",
 }
