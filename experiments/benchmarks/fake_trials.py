@@ -1,4 +1,4 @@
-"""What running a trial costs beside the trial: thousands of fake ones of 50 ms, through a backend; and many writers.
+"""What running a trial costs beside it: thousands of fake ones of 50 ms, through a backend; and many writers.
 
 - backends: `myosotis run` of a study of toy models in which a trial sleeps 50 ms and writes the files of a finished
   one. Overhead is what a worker is kept busy for a trial, beyond the 50 ms: the launch's seconds times the workers,
@@ -43,9 +43,10 @@ MYOSOTIS_API = 1
 
 def fake_cohort(jobs: Sequence[Any], resolver: Any, workspace: Any, control: Any) -> None:
     """Stand for training: sleep, tell of a step, and write the files of a finished trial."""
+    from scale import finish
+
     from myosotis.events import Event
     from myosotis.ledger import TrialEntry
-    from scale import finish
 
     for job in jobs:
         control.tell(Event(job.id, "begins"))
@@ -133,9 +134,9 @@ def measure_backend(backend: str, trials: int) -> None:
     overhead = 1000 * (took["launch"] * WORKERS / trials - SLEEP_SECONDS)
     memory = ", ".join(f"{each:.0f}" for each in took["memory"])
     print(
-        f"{backend}, {trials} trials of 50 ms on {WORKERS} workers: {took['launch']:.1f} s, overhead {overhead:.1f} ms "
-        f"a trial; before it {took['start']:.1f} s, after it (the report) {took['end']:.1f} s; the command's memory "
-        f"at each tenth {memory} MB",
+        f"{backend}, {trials} trials of 50 ms on {WORKERS} workers: {took['launch']:.1f} s, overhead "
+        f"{overhead:.1f} ms a trial; before it {took['start']:.1f} s, after it (the report) {took['end']:.1f} s; "
+        f"the command's memory at each tenth {memory} MB",
         flush=True,
     )
 
@@ -145,9 +146,10 @@ def measure_backend(backend: str, trials: int) -> None:
 
 def write(folder: Path, writer: int) -> None:
     """List trials in the study, one after another, and finish them."""
+    from scale import finish
+
     from myosotis.ledger import TrialEntry, content_hash, write_study
     from myosotis.locks import StudyLock, TrialLock
-    from scale import finish
 
     for number in range(TRIALS_A_WRITER):
         trial = content_hash([writer, number])
