@@ -2,9 +2,11 @@
 
 What "run" means:
 
-- studies train: one step a stage, two rows a task, one seed, and what else `TINY` says;
-- those of hundreds of trials, and those that need a server, are planned as by `plan --no-measure`: composed, with
-  all that they sweep but seeds, and every trial's methods put on its model's outline;
+- studies train: one step a stage, two rows a task, one seed, and what else `TINY` says. Those of a hundred trials
+  take fewer rows a step (`MANY`), and what else is dear in them is cut by `WITH`; all that they sweep but seeds is
+  trained;
+- those that need a server are planned as by `plan --no-measure`: composed, and every trial's methods put on its
+  model's outline;
 - what a document leaves open is a tiny file or folder made here (`PLACES`, `INSTEAD`, `WITH`); a model is `nano`;
 - what reads a study reads one that was trained here under the name STUDY, whatever its own name;
 - scripts that write an experiment's tables write them from what is committed, which must come out the same, and
@@ -53,6 +55,8 @@ TINY = (
     "hydra.launcher.cohort=8",
 )
 """What makes a study one of seconds."""
+MANY = ("trainer.batch_size=3", "hydra.launcher.workers=2")
+"""What makes a trial one of half a second: a row of each task where all are trained at once."""
 PLACES = {
     "model.path": "model",
     "stories": "model",
@@ -68,6 +72,9 @@ INSTEAD = {"probe.lm_eval.tasks=[arc_easy]": "probe.lm_eval.task_file=task.yaml"
 WITH = {
     "probe=[gsm8k]": ("probe.gsm8k.path=gsm8k",),
     "+experiments/recipes=quotes_8bit": ("model.path=model", "dataset.quotes.path=quotes"),
+    # From 200 examples, one by one, three times a trial.
+    "+experiments/method_ablation=strengths": ("method.ewc.examples=1",),
+    "+experiments/method_ablation=reporting": ("method.ewc.examples=1",),
     "+experiments=retrieval_or_fine_tuning": (
         "model.path=model",
         "dataset.xquad.path=xquad",
@@ -75,7 +82,7 @@ WITH = {
         "method.retrieval.corpus=plays.txt",
     ),
 }
-"""What else a study says that would look for its data elsewhere."""
+"""What else a study says that would look for its data elsewhere, or take long."""
 CL5 = {"yelp": "positive", "agnews": "World", "dbpedia": "Album", "amazon": "positive", "yahoo": "Sports"}
 """One label of each of these tasks."""
 WITH_PYTHON = ("README.md", "CONTRIBUTING.md")
@@ -83,7 +90,7 @@ WITH_PYTHON = ("README.md", "CONTRIBUTING.md")
 SERVED = ("model=endpoint",)
 """What needs a server: it is planned."""
 LONG = ("+experiments/method_ablation=", "method.lora.rank=range(1,101)")
-"""What takes long to plan: a trial of every method, or a hundred."""
+"""What takes long: a trial of every method, or a hundred."""
 WRITTEN = "".join(
     path.read_text(encoding="utf-8")
     for folder, pattern in (("experiments", "*.yaml"), ("conf/scaffold", "*.yaml.jinja"))
@@ -194,10 +201,11 @@ class Runner:
             if key in PLACES:
                 overrides[number] = f"{key}={PLACES[key]}"
         more = [each for word in words for each in WITH.get(word, ())]
-        trained = not set(SERVED) & set(words) and not any(each.startswith(LONG) for each in words)
+        trained = not set(SERVED) & set(words)
+        many = MANY if any(each.startswith(LONG) for each in words) else ()
         self.patch.setenv("OPENAI_API_KEY", "none is asked for anything")
         start = ("run",) if trained else ("plan", "--no-measure")
-        self.succeed(*start, *overrides, *more, *(TINY if trained else ("seed=0",)))
+        self.succeed(*start, *overrides, *more, *((*TINY, *many) if trained else ("seed=0",)))
 
     def plan(self, words: Sequence[str]) -> None:
         flags = [each for each in words if each.startswith("--")]
