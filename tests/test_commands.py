@@ -5,8 +5,7 @@ What "run" means:
 - studies train: one step a stage, two rows a task, one seed, and what else `TINY` says. Those of a hundred trials
   take fewer rows a step (`MANY`), and what else is dear in them is cut by `WITH`; all that they sweep but seeds is
   trained;
-- those that need a server are planned as by `plan --no-measure`: composed, and every trial's methods put on its
-  model's outline;
+- a hosted model is asked, of a server of a few lines;
 - what a document leaves open is a tiny file or folder made here (`PLACES`, `INSTEAD`, `WITH`); a model is `nano`;
 - what reads a study reads one that was trained here under the name STUDY, whatever its own name;
 - scripts that write an experiment's tables write them from what is committed, which must come out the same, and
@@ -40,6 +39,7 @@ from myosotis.points import QUICKSTART
 from myosotis.scaffold import write_project
 from myosotis_plugins.models.nano import FOLDER as NANO
 from tests.documented import DOCUMENTS, OTHER_LANGUAGES, ROOT, Command, blocks, commands, read
+from tests.serving import answering
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -87,8 +87,6 @@ CL5 = {"yelp": "positive", "agnews": "World", "dbpedia": "Album", "amazon": "pos
 """One label of each of these tasks."""
 WITH_PYTHON = ("README.md", "CONTRIBUTING.md")
 """Documents whose blocks of Python are run."""
-SERVED = ("model=endpoint",)
-"""What needs a server: it is planned."""
 LONG = ("+experiments/method_ablation=", "method.lora.rank=range(1,101)")
 """What takes long: a trial of every method, or a hundred."""
 WRITTEN = "".join(
@@ -194,18 +192,21 @@ class Runner:
         return out
 
     def study(self, words: Sequence[str]) -> None:
-        """Train a study at a tiny size, or plan it."""
+        """Train a study at a tiny size, or ask what is hosted."""
         overrides = [INSTEAD.get(each, each) for each in words or [QUICKSTART]]
-        for number, each in enumerate(overrides):
-            key = each.partition("=")[0]
-            if key in PLACES:
-                overrides[number] = f"{key}={PLACES[key]}"
         more = [each for word in words for each in WITH.get(word, ())]
-        trained = not set(SERVED) & set(words)
         many = MANY if any(each.startswith(LONG) for each in words) else ()
-        self.patch.setenv("OPENAI_API_KEY", "none is asked for anything")
-        start = ("run",) if trained else ("plan", "--no-measure")
-        self.succeed(*start, *overrides, *more, *((*TINY, *many) if trained else ("seed=0",)))
+        self.patch.setenv("OPENAI_API_KEY", "a key")
+        with answering() as server:
+            places = {**PLACES, "model.url": server.address}
+            for number, each in enumerate(overrides):
+                key = each.partition("=")[0]
+                if key in places:
+                    overrides[number] = f"{key}={places[key]}"
+            self.succeed("run", *overrides, *more, *TINY, *many)
+        rows = 2 if "model=endpoint" in words else 0
+        assert server.keys == ["Bearer a key"] * rows
+        assert all(f"model.name={body['model']}" in words for body in server.bodies)
 
     def plan(self, words: Sequence[str]) -> None:
         flags = [each for each in words if each.startswith("--")]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,69 +22,17 @@ from myosotis_plugins.models.endpoint import Endpoint
 from myosotis_plugins.objectives.instruction import Instruction
 from myosotis_plugins.objectives.sequence_to_sequence import SequenceToSequence
 from tests.plugins import tiny
-from tests.serving import free_port, served
+from tests.serving import Stub, answering, free_port, served
 
 KEY = "sk-a-secret-of-the-tests"
 ROWS = [{"prompt": f"What comes after {number}?", "response": str(number + 1)} for number in range(6)]
 NEW_TOKENS = 5
 
 
-# A server of a few lines
-
-
-@dataclass
-class Stub:
-    """Answers each prompt with the number in it, plus one.
-
-    Attributes:
-        failures: the statuses of the first answers.
-        bodies: what was asked, failures too.
-        keys: the authorizations that came along.
-    """
-
-    failures: list[int] = field(default_factory=list)
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    address: str = ""
-
-    def answer(self, path: str, body: dict[str, Any], key: str) -> tuple[int, Mapping[str, Any]]:
-        self.bodies.append(body)
-        self.keys.append(key)
-        if self.failures:
-            return self.failures.pop(0), {"error": {"message": f"not now, {key}"}}
-        text = body.get("prompt") or body["messages"][-1]["content"]
-        said = str(int("".join(each for each in text if each.isdigit())) + 1)
-        if path.endswith("/chat/completions"):
-            return 200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]}
-        return 200, {"choices": [{"index": 0, "text": said}]}
-
-
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    state = Stub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            status, content = state.answer(self.path, body, self.headers["authorization"])
-            written = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(written)))
-            self.end_headers()
-            self.wfile.write(written)
-
-        def log_message(self, *given: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    state.address = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering() as state:
+        yield state
 
 
 @pytest.fixture(autouse=True)
