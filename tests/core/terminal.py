@@ -6,11 +6,13 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.core.commands import search_path
@@ -29,12 +31,55 @@ def run_in_terminal(
     Args:
         watch: called with the output so far and the process, whenever there is more.
     """
-    here, there = pty.openpty()
-    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     path = os.pathsep.join([str(folder), search_path()])
     variables = {"PYTHONPATH": path, "MYOSOTIS_PLUGINS": modules, "TERM": "xterm"}
+    process, here = _start([sys.executable, *arguments], folder, variables)
+    output = b""
+    while part := _read(here):
+        output += part
+        watch(output.decode(errors="replace"), process)
+    os.close(here)
+    return process.wait(), output.decode()
+
+
+def type_in_terminal(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str], typed: Iterable[tuple[str, str]]
+) -> str:
+    """Start a shell in a terminal of its own, type, and end it; give all that was written to the terminal.
+
+    Args:
+        variables: of the environment, beside those that are there.
+        typed: keys, and what must then come to be seen before the next are typed.
+
+    Raises:
+        AssertionError: something did not come within half a minute.
+    """
+    process, here = _start(command, folder, variables)
+    output = ""
+    try:
+        for keys, awaited in typed:
+            os.write(here, keys.encode())
+            seen, end = "", time.monotonic() + 30
+            while awaited not in seen:
+                ready, _, _ = select.select([here], [], [], max(0, end - time.monotonic()))
+                assert ready, f"{keys!r} must show {awaited!r}, but shows {seen!r}"
+                seen += _read(here).decode(errors="replace")
+            output += seen
+    finally:
+        process.kill()
+        process.wait()
+        os.close(here)
+    return output
+
+
+def _start(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a program in a terminal; give it, and the terminal's other side."""
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        command,
         cwd=folder,
         env={**os.environ, **variables},
         stdin=there,
@@ -42,12 +87,7 @@ def run_in_terminal(
         stderr=there,
     )
     os.close(there)
-    output = b""
-    while part := _read(here):
-        output += part
-        watch(output.decode(errors="replace"), process)
-    os.close(here)
-    return process.wait(), output.decode()
+    return process, here
 
 
 def _read(terminal: int) -> bytes:

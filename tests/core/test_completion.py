@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 from myosotis.cli import app
 from myosotis.ledger import write_study
 from tests.core.commands import ROOT
+from tests.core.terminal import type_in_terminal
 
 CASES = {
     "myosotis stat": ["status"],
@@ -134,3 +137,30 @@ def test_completing_imports_torch_at_most() -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "set()"
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_a_zsh_completes_once_it_is_installed(tmp_path: Path, written: None) -> None:
+    write_study(tmp_path / "studies" / "ranks", [], [])
+    variables = {
+        "HOME": str(tmp_path),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(ROOT),
+        "TERM": "dumb",
+        "PS1": "ready> ",
+    }
+    # Two commands, so that zsh stays to be the one that is found.
+    install = ["zsh", "-f", "-c", "myosotis --install-completion; true"]
+    subprocess.run(install, cwd=tmp_path, env={**os.environ, **variables}, check=True)
+    again = "\x15"  # Control-U takes away what is typed
+    toys = shlex.join(TOYS.split())
+    typed = [
+        ("", "ready> "),
+        ("myosotis \t", "\a"),  # the first TAB of a shell loads it
+        (f"{again}myosotis stat\t", "status "),
+        (f"{again}myosotis status r\t", "ranks "),
+        (f"{again}myosotis run {toys} +experiments=mi\t", "mine "),
+        (f"{again}myosotis run {toys} method.pull.st\t", "rength="),
+        (f"{again}myosotis run {toys} 'method=[still,p\t", "method=[still,pull"),
+    ]
+    type_in_terminal(["zsh", "-i"], tmp_path, variables, typed)
