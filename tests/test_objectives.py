@@ -303,7 +303,7 @@ def test_data_are_checked_through_the_command_line(home: Path, call: Any, tmp_pa
     assert f"are longer than length and lose {lost} tokens" in printed
     assert "raise length, by 32 at most" in printed  # the model has 64 positions
     assert "parity (train): even 31, odd 24\n" in printed
-    assert "parity (train): 1 rows (1.8%) are there before; 'the number 0 is' 2 times" in printed
+    assert "parity (train): 1 row (1.8%) is there before; 'the number 0 is' 2 times" in printed
     assert "parity (test)" in picture.read_text()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from myosotis.data_record import Finding
-from myosotis.data_split import CheckedSplit, listed, percent, quoted
+from myosotis.data_split import CheckedSplit, counted, listed, quoted, rows_of
 
 FEW = 0.05
 """A script of letters in a smaller share of the rows is named."""
@@ -45,8 +45,8 @@ def _odd(split: CheckedSplit, odd: Sequence[str]) -> Iterator[Finding]:
         example = next(text for text in split.texts if letter in text)
         yield Finding(
             split.name,
-            f"{len(odd)} characters stand for none, such as U+{ord(letter):04X} in {count} rows: "
-            f"{quoted(example, around=letter)}",
+            f"{counted(len(odd), 'character stands', 'characters stand')} for none, such as U+{ord(letter):04X} "
+            f"in {counted(count, 'row', 'rows')}: {quoted(example, around=letter)}",
             "the file was probably read in the wrong encoding, or holds control characters; make it anew",
         )
 
@@ -64,8 +64,8 @@ def _misread(split: CheckedSplit) -> Iterator[Finding]:
         text, (letters, right) = found[0]
         yield Finding(
             split.name,
-            f"{len(found)} rows ({percent(len(found), split)}) hold UTF-8 that was read as another encoding, such "
-            f"as {letters!r} for {right!r}: {quoted(text, around=letters)}",
+            f"{rows_of(split, len(found), 'holds', 'hold')} UTF-8 that was read as another encoding, such as "
+            f"{letters!r} for {right!r}: {quoted(text, around=letters)}",
             "read what the file was made of as UTF-8, and make it anew",
         )
 
@@ -91,7 +91,7 @@ def _unseen(split: CheckedSplit, formats: set[str]) -> Iterator[Finding]:
         index, letter = next(iter(found.items()))
         yield Finding(
             split.name,
-            f"{len(found)} rows ({percent(len(found), split)}) hold characters that are not seen, such as "
+            f"{rows_of(split, len(found), 'holds', 'hold')} characters that are not seen, such as "
             f"U+{ord(letter):04X} ({unicodedata.name(letter, 'unnamed').lower()}) in row {split.number(index)}: "
             f"{quoted(split.texts[index], around=letter)}",
             "take them out: a model reads other tokens where people read the same text",
@@ -135,7 +135,7 @@ def _scripts(split: CheckedSplit, letters: Mapping[str, int]) -> Iterator[Findin
         more = ", …" if len(few) > NAMED else ""
         yield Finding(
             split.name,
-            f"letters of {len(few)} scripts are in few rows: {', '.join(named)}{more}; as in "
+            f"letters of {counted(len(few), 'script', 'scripts')} are in few rows: {', '.join(named)}{more}; as in "
             f"{quoted(example, around=letter)}",
             "look whether they belong there, or stand for letters that look alike",
         )

@@ -8,7 +8,7 @@ from myosotis import data_labels
 from myosotis.data_characters import characters
 from myosotis.data_copies import Compared, duplicates, near_duplicates, overlap
 from myosotis.data_record import Finding
-from myosotis.data_split import CheckedSplit, percent
+from myosotis.data_split import CheckedSplit, counted, rows_of
 
 FEW_ROWS = 50
 
@@ -41,14 +41,14 @@ def _empty(split: CheckedSplit) -> Iterator[Finding]:
     elif empty:
         yield Finding(
             split.name,
-            f"{len(empty)} rows are empty, such as row {split.number(empty[0])}",
+            f"{counted(len(empty), 'row is', 'rows are')} empty, such as row {split.number(empty[0])}",
             "take them out of the file",
         )
     rows = len(split.texts) if split.rows is None else split.rows
     if rows < FEW_ROWS:
         yield Finding(
             split.name,
-            f"there are only {rows} rows",
+            f"it has only {counted(rows, 'row', 'rows')}",
             "scores of so few have wide intervals, and a model learns them by heart; look at the intervals",
         )
 
@@ -59,8 +59,9 @@ def _cut(split: CheckedSplit) -> Iterator[Finding]:
         lost, all_tokens = sum(split.lost), sum(split.tokens)
         yield Finding(
             split.name,
-            f"{len(cut)} rows ({percent(len(cut), split)}) are longer than length and lose {lost:,} tokens, "
-            f"{lost / all_tokens:.1%} of all; the longest has {max(split.tokens):,}",
+            f"{rows_of(split, len(cut), 'is longer than length and loses', 'are longer than length and lose')} "
+            f"{counted(lost, 'token', 'tokens')}, {lost / all_tokens:.1%} of all; the longest has "
+            f"{max(split.tokens):,}",
             _raised(split.room),
         )
 

@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from myosotis.data_record import Finding
-from myosotis.data_split import CheckedSplit, percent, quoted
+from myosotis.data_split import CheckedSplit, counted, quoted, rows_of
 
 SHINGLE = 5
 """Letters in the pieces of text whose share two near duplicates have in common."""
@@ -88,7 +88,7 @@ def duplicates(compared: Compared) -> Iterator[Finding]:
         text = split.texts[split.digests.index(digest)]
         yield Finding(
             split.name,
-            f"{again} rows ({percent(again, split)}) are there before; {quoted(text)} {times} times",
+            f"{rows_of(split, again, 'is', 'are')} there before; {quoted(text)} {times:,} times",
             "they weigh more than others, and are learned by heart; take them out unless that is meant",
         )
 
@@ -98,10 +98,12 @@ def near_duplicates(compared: Compared) -> Iterator[Finding]:
     pairs = list(_alike(compared, compared))
     if pairs:
         one, other = pairs[0]
+        of = f"of {len(compared.signatures):,} rows"
+        again = counted(len({first for first, _ in pairs}), f"{of} is", f"{of} are")
         yield Finding(
             compared.split.name,
-            f"{len({first for first, _ in pairs})} of {len(compared.signatures)} rows are nearly the same as an "
-            f"earlier one, such as {quoted(compared.texts[one])} and {quoted(compared.texts[other])}",
+            f"{again} nearly the same as an earlier one, such as {quoted(compared.texts[one])} and "
+            f"{quoted(compared.texts[other])}",
             "look whether they are templates or copies with small changes, and keep one of each",
         )
 
@@ -114,7 +116,7 @@ def overlap(train: Compared, other: Compared) -> Iterator[Finding]:
     if same:
         yield Finding(
             where,
-            f"{len(same)} rows ({percent(len(same), other.split)}) that are scored are trained on, such as "
+            f"{rows_of(other.split, len(same), 'that is scored is', 'that are scored are')} trained on, such as "
             f"{quoted(other.texts[min(same)])}",
             "the scores would be too good; take them out of the training rows",
         )
@@ -123,16 +125,16 @@ def overlap(train: Compared, other: Compared) -> Iterator[Finding]:
         scored, known = next(iter(near.items()))
         yield Finding(
             where,
-            f"{len(near)} rows that are scored are nearly the same as one that is trained "
-            f"on, such as {quoted(other.texts[scored])} and {quoted(train.texts[known])}",
+            f"{counted(len(near), 'row that is scored is', 'rows that are scored are')} nearly the same as one "
+            f"that is trained on, such as {quoted(other.texts[scored])} and {quoted(train.texts[known])}",
             "the scores may be too good; take them out of the training rows if they are copies",
         )
     within = [row for row in _contained(train, other) if row not in same and row not in near]
     if within:
         yield Finding(
             where,
-            f"{len(within)} rows ({percent(len(within), other.split)}) that are scored stand within longer texts "
-            f"that are trained on, such as {quoted(other.texts[within[0]])}",
+            f"{rows_of(other.split, len(within), 'that is scored stands', 'that are scored stand')} within longer "
+            f"texts that are trained on, such as {quoted(other.texts[within[0]])}",
             "the scores may be too good; take those passages out of the training texts",
         )
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from myosotis.data_record import Finding
-from myosotis.data_split import CheckedSplit
+from myosotis.data_split import CheckedSplit, counted
 
 RARE = 0.02
 PREVAILING = 0.9
@@ -24,10 +24,11 @@ def within(split: CheckedSplit) -> Iterator[Finding]:
     rare = {label: count for label, count in split.labels.items() if count / total < RARE}
     if rare:
         label = min(rare, key=lambda each: (rare[each], each))
+        of, less = f"of {len(split.labels)} labels", f"less than {RARE:.0%} of all"
         yield Finding(
             split.name,
-            f"{len(rare)} of {len(split.labels)} labels are less than {RARE:.0%} of all each; "
-            f"{label!r} has {rare[label]} of {total:,}",
+            f"{counted(len(rare), f'{of} is {less}', f'{of} are {less} each')}; {label!r} has {rare[label]} of "
+            f"{total:,}",
             "accuracy hardly sees them: look at macro_f1 or entity_f1 too",
         )
     label, count = split.labels.most_common(1)[0] if split.labels else ("", 0)
@@ -46,7 +47,7 @@ def of_scored(split: CheckedSplit) -> Iterator[Finding]:
             split.name,
             split.scored,
             split.labels,
-            f"the {sum(split.scored.values())} rows that are scored",
+            f"the {counted(sum(split.scored.values()), 'row that is scored has', 'rows that are scored have')}",
             "all",
             "take evaluation.rows=spread, raise evaluation.limit, or shuffle the file's rows",
         )
@@ -62,7 +63,8 @@ def between(train: CheckedSplit, other: CheckedSplit) -> Iterator[Finding]:
             f"no label that is scored is trained on: {', '.join(unseen[:5])} against "
             f"{', '.join(sorted(train.labels)[:5])}"
             if apart
-            else f"{len(unseen)} labels are scored and never trained on: {', '.join(unseen[:5])}"
+            else f"{counted(len(unseen), 'label is', 'labels are')} scored and never trained on: "
+            f"{', '.join(unseen[:5])}"
         )
         advice = (
             "give both splits the same labels, or take the one as a probe of its own"
@@ -76,14 +78,14 @@ def between(train: CheckedSplit, other: CheckedSplit) -> Iterator[Finding]:
             where,
             other.labels,
             train.labels,
-            f"the {sum(other.labels.values())} rows of {other.name}",
+            f"the {counted(sum(other.labels.values()), f'row of {other.name} has', f'rows of {other.name} have')}",
             "those that are trained on",
             "shuffle the rows before they are split; where the splits are given, mind it when scores are read",
         )
 
 
 def _part(
-    where: str, part: Counter[str], whole: Counter[str], named: str, others: str, advice: str
+    where: str, part: Counter[str], whole: Counter[str], subject: str, others: str, advice: str
 ) -> Iterator[Finding]:
     """Look for labels that a part of the rows lacks, or has a share of that is no chance."""
     total, size = sum(whole.values()), sum(part.values())
@@ -92,7 +94,7 @@ def _part(
         label = max(lacking, key=lambda each: whole[each])
         yield Finding(
             where,
-            f"{named} have no {label!r}, which is the label of {whole[label] / total:.0%} of {others}",
+            f"{subject} no {label!r}, which is the label of {whole[label] / total:.0%} of {others}",
             advice,
             stops=any(_is_missed(each, part, whole) for each in lacking),
         )
@@ -100,7 +102,7 @@ def _part(
         label = max(whole, key=lambda each: abs(part[each] / size - whole[each] / total))
         yield Finding(
             where,
-            f"{named} have other shares of labels than {others}, by more than chance: {label!r} "
+            f"{subject} other shares of labels than {others}, by more than chance: {label!r} "
             f"{part[label] / size:.0%} against {whole[label] / total:.0%}",
             advice,
         )

@@ -190,9 +190,15 @@ def _bars(lengths: Sequence[int]) -> list[Bar]:
 # For what is told
 
 
-def percent(count: int, split: CheckedSplit) -> str:
-    """Say what share of the rows that are looked at so many are."""
-    return f"{count / len(split.texts):.1%}"
+def counted(count: int, one: str, many: str) -> str:
+    """Say how many, in words that agree: `1 row is`, `2 rows are`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def rows_of(split: CheckedSplit, count: int, one: str, many: str) -> str:
+    """Say how many rows, what share of those that are looked at, and what of them: `1 row (0.5%) is`."""
+    share = f"{count / len(split.texts):.1%}"
+    return counted(count, f"row ({share}) {one}", f"rows ({share}) {many}")
 
 
 def quoted(text: str, around: str | None = None) -> str:

@@ -73,9 +73,7 @@ def test_rows_that_are_scored_and_trained_on() -> None:
     found = told(train, test, probe)
     assert len(found) == 2
     assert found[0].startswith("plays (train) and plays (test): 2 rows (3.2%) that are scored are trained on")
-    assert found[1].startswith(
-        "plays (train) and stories (test): 1 rows (1.6%) that are scored are trained on"
-    )
+    assert found[1].startswith("plays (train) and stories (test): 1 row (1.6%) that is scored is trained on")
 
 
 @pytest.mark.parametrize("within", [True, False])
@@ -85,11 +83,11 @@ def test_small_changes_do_not_hide_a_copy(within: bool) -> None:
     if within:
         found = told(split([*rows, changed]))
         assert len(found) == 1
-        assert "1 of 101 rows are nearly the same as an earlier one" in found[0]
+        assert "1 of 101 rows is nearly the same as an earlier one" in found[0]
     else:
         found = told(split(rows), split([*sentences(60, seed=1), changed], "plays (test)", trains=False))
         assert len(found) == 1
-        assert "1 rows that are scored are nearly the same as one that is trained on" in found[0]
+        assert "1 row that is scored is nearly the same as one that is trained on" in found[0]
 
 
 def test_all_rows_are_looked_at_for_near_copies() -> None:
@@ -97,7 +95,7 @@ def test_all_rows_are_looked_at_for_near_copies() -> None:
     short = [str(number) for number in range(6_000)]  # too short to be compared
     found = told(split([copy, *short, copy.replace("so", "no", 1)]))
     assert len(found) == 1
-    assert "1 of 2 rows are nearly the same as an earlier one" in found[0]
+    assert "1 of 2 rows is nearly the same as an earlier one" in found[0]
 
 
 def test_a_row_within_a_long_text_that_is_trained_on() -> None:
@@ -110,7 +108,7 @@ def test_a_row_within_a_long_text_that_is_trained_on() -> None:
     )
     [found] = told(train, probe)
     assert found.startswith(
-        "plays (train) and lines (test): 1 rows (1.6%) that are scored stand within longer texts that are trained "
+        "plays (train) and lines (test): 1 row (1.6%) that is scored stands within longer texts that are trained "
         f"on, such as '{lines[5].upper()[:40]}"
     )
     half = " ".join([*lines[5].split()[:7], *sentences(1, seed=3)[0].split()])
@@ -122,6 +120,10 @@ def test_what_is_cut_off_is_counted_in_tokens() -> None:
     found = told(split(rows, tokens=[10] * 98 + [30, 50], lost=[0] * 98 + [14, 34]))
     assert found == [
         "plays (train): 2 rows (2.0%) are longer than length and lose 48 tokens, 4.5% of all; the longest has 50"
+    ]
+    found = told(split(rows, tokens=[10] * 99 + [51], lost=[0] * 99 + [1]))
+    assert found == [
+        "plays (train): 1 row (1.0%) is longer than length and loses 1 token, 0.1% of all; the longest has 51"
     ]
 
 
@@ -144,8 +146,8 @@ def test_labels_that_are_rare_or_never_trained_on() -> None:
     test = split(sentences(60, seed=1), "plays (test)", trains=False, labels=Counter(good=30, bad=28, god=2))
     found = told(train, test)
     assert found == [
-        "plays (train) and plays (test): 1 labels are scored and never trained on: god",
-        "plays (train): 1 of 3 labels are less than 2% of all each; 'odd' has 1 of 100",
+        "plays (train) and plays (test): 1 label is scored and never trained on: god",
+        "plays (train): 1 of 3 labels is less than 2% of all; 'odd' has 1 of 100",
     ]
 
 
@@ -164,6 +166,8 @@ def test_rows_that_are_scored_must_have_the_labels_of_all() -> None:
     assert found.stops
     assert found.what == "the 200 rows that are scored have no 'bad', which is the label of 50% of all"
     assert "evaluation.rows=spread" in found.advice
+    [found] = scored_of({"good": 500, "bad": 500}, {"good": 1})
+    assert found.what == "the 1 row that is scored has no 'bad', which is the label of 50% of all"
     # One row in three of which a tenth is missing may be chance: 0.9 ** 20 is 0.12.
     [found] = scored_of({"good": 900, "bad": 100}, {"good": 20})
     assert not found.stops
@@ -229,8 +233,8 @@ def test_another_tasks_labels_are_its_own() -> None:
 def test_empty_and_few_rows() -> None:
     found = told(split([*sentences(20), " \n"]))
     assert found == [
-        "plays (train): 1 rows are empty, such as row 21",
-        "plays (train): there are only 21 rows",
+        "plays (train): 1 row is empty, such as row 21",
+        "plays (train): it has only 21 rows",
     ]
 
 
@@ -247,7 +251,7 @@ def test_letters_that_only_look_alike() -> None:
     found = told(split(rows))
     assert len(found) == 1
     assert found[0] == (
-        "plays (train): letters of 1 scripts are in few rows: Cyrillic in 1 (row 101); as in 'p\u0430ypal'"
+        "plays (train): letters of 1 script are in few rows: Cyrillic in 1 (row 101); as in 'p\u0430ypal'"
     )
 
 
@@ -255,7 +259,7 @@ def test_a_phrase_of_another_script_in_few_rows_is_told_with_its_row() -> None:
     phrase = "\u043d\u0435\u0437\u0430\u0431\u0443\u0434\u043a\u0430 " * 3
     [found] = told(split([*sentences(30), phrase, *sentences(23, seed=1)], numbers=range(10, 550, 10)))
     assert found.startswith(
-        "plays (train): letters of 1 scripts are in few rows: Cyrillic in 1 (row 310); as in"
+        "plays (train): letters of 1 script are in few rows: Cyrillic in 1 (row 310); as in"
     )
     often = [*sentences(50), *(f"{phrase} {number}" for number in range(6))]
     assert not any("scripts" in each for each in told(split(often)))
@@ -275,7 +279,7 @@ def test_a_phrase_of_another_script_in_few_rows_is_told_with_its_row() -> None:
 def test_characters_that_are_not_seen(text: str, name: str) -> None:
     [found] = told(split([*sentences(60), text]))
     assert found.startswith(
-        f"plays (train): 1 rows (1.6%) hold characters that are not seen, such as {name} in row 61: "
+        f"plays (train): 1 row (1.6%) holds characters that are not seen, such as {name} in row 61: "
     )
 
 
@@ -294,7 +298,7 @@ def test_utf8_that_was_read_as_another_encoding() -> None:
     wrong = "caf\u00e9 \u2019".encode().decode("cp1252")
     found = told(split([*sentences(99), wrong]))
     assert len(found) == 1
-    assert found[0].startswith("plays (train): 1 rows (1.0%) hold UTF-8 that was read as another encoding, ")
+    assert found[0].startswith("plays (train): 1 row (1.0%) holds UTF-8 that was read as another encoding, ")
     assert "such as '\u00c3\u00a9' for '\u00e9': " in found[0]
     assert (
         told(split([*sentences(100), "\u00c4hnlich, \u00c9t\u00e9\u00a0\u00bb, \u00c3o, AMANH\u00c3"])) == []
@@ -338,4 +342,4 @@ def test_a_split_in_numbers() -> None:
 
 def test_rows_without_texts_are_not_compared() -> None:
     assert told(split([], rows=100)) == []
-    assert told(split([], rows=7)) == ["plays (train): there are only 7 rows"]
+    assert told(split([], rows=7)) == ["plays (train): it has only 7 rows"]
