@@ -456,6 +456,27 @@ def test_page_counts_and_names_what_failed(tmp_path: Path) -> None:
     assert "Left out of all means: 1 failed and 1 unfinished." in text
 
 
+@pytest.mark.parametrize(
+    ("trials", "arm", "interval", "none"),
+    [
+        ([trial(1)], False, False, True),
+        ([trial(1, arm="lora")], True, False, True),
+        (rank_sweep(), False, True, False),
+        ([*rank_sweep(), trial(1, arm="full")], True, True, True),
+    ],
+)
+def test_page_explains_the_words_and_signs_that_it_has(
+    tmp_path: Path, trials: list[dict[str, Any]], arm: bool, interval: bool, none: bool
+) -> None:
+    text = write_report(record(tmp_path, trials)).read_text(encoding="utf-8")
+    page, _ = text.split("<script>", 1)
+    assert ("An arm is a named way of training." in page) == arm
+    assert page.find("An arm is a named") == page.lower().find("an arm ")
+    assert ("± is half a 95 % t-interval over replicates. " in page) == interval
+    assert ("One replicate has no interval, and so no ±." in page) == none
+    assert ("learned most in its arm" in page) == (arm and interval)
+
+
 def test_page_shows_what_was_found_in_the_data(tmp_path: Path) -> None:
     study = record(tmp_path, [trial(1)])
     assert "<h2>Data</h2>" not in write_report(study).read_text(encoding="utf-8")

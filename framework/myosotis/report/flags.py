@@ -53,11 +53,10 @@ def flags(record: StudyRecord, frame: pd.DataFrame) -> Iterator[Flag]:
     if falling:
         what = "the training loss still fell when a stage ended, so that more steps may change the order"
         yield Flag("still learning", what, falling)
+    most = "most in its arm" if (ran["arm"] != "").any() else "most"
     for key in swept_keys(ran):
         for (value, end), numbers in _at_edge(ran, key).items():
-            what = (
-                f"{key}={value} learned most in its arm and is the {end} that was tried; try more if you can"
-            )
+            what = f"{key}={value} learned {most} and is the {end} that was tried; try more if you can"
             yield Flag("edge of sweep", what, numbers)
 
 
