@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -236,6 +238,25 @@ def test_frozen_blocks_are_compared(compare: Callable[..., str]) -> None:
     assert "freeze: ratio" in printed
 
 
+@pytest.mark.slow
+def test_training_and_start_are_compared(compare: Callable[..., str]) -> None:
+    printed = compare("training", "start", "--launcher", "workers=1")
+    assert "training: ratio" in printed
+    assert [line.split(": ")[1] for line in printed.splitlines() if line.startswith("start: ")] == [
+        "--help",
+        "plugins",
+        "rerun of a finished study",
+    ]
+
+
+@pytest.mark.slow
+def test_a_sweep_is_held_against_one_trial_at_a_time(compare: Callable[..., str]) -> None:
+    printed = compare("ranks-small", "--against", "alone", "--ranks", "2,4", "--launcher", "cohort=2")
+    assert "ranks-small: ratio" in printed
+    assert "at most 1" in printed
+    assert "  one at a time " in printed
+
+
 def test_different_work_is_refused(tmp_path: Path) -> None:
     module = load("compare")
     with pytest.raises(SystemExit, match="the same parameters"):
@@ -271,6 +292,57 @@ def test_streaming_is_measured(tmp_path: Path) -> None:
     assert float(printed[2].split(": ")[1].split(" ")[0]) < 1.1
 
 
+@pytest.mark.slow
+def test_planning_the_report_and_the_rerun_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scale = load("scale")
+    for name, value in {"SIZES": (20, 40), "PLANNED": (20, 40), "RERUN": 20}.items():
+        monkeypatch.setattr(scale, name, value)
+    monkeypatch.setattr(sys, "argv", ["scale.py", "planning", "report", "rerun", "--rounds", "1"])
+    scale.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if "s, of the processor" in line] == [
+        "planning, 20 trials",
+        "planning, 40 trials",
+        "report, 20 trials",
+        "report, 40 trials",
+        "rerun, 20 trials",
+    ]
+    assert any(line.startswith("  the page over 40 trials: ") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_plan_is_held_against_its_run(tmp_path: Path) -> None:
+    tiny = ["method=[lora]", "trainer.max_steps=1", "evaluation.limit=2", "evaluation.resamples=100"]
+    printed = run("plan", tmp_path, *tiny, "hydra.launcher.workers=1", "logger=none", "--rounds", "1")
+    assert "n = 1, load of the machine" in printed
+    # A step of 8 x 128 tokens in each of two stages.
+    assert "tokens: estimate 2,048.0, truth 2,048.0, ratio 1.00 [1.00, 1.00]" in printed
+
+
+@pytest.mark.slow
+def test_a_study_is_killed_and_goes_on(tmp_path: Path) -> None:
+    tiny = ["method=[lora]", "trainer.max_steps=1", "evaluation.limit=2", "logger=none", "study=killed"]
+    printed = run("kills", tmp_path, *tiny, "--kills", "1", "--most-seconds", "1", "--workers", "1")
+    assert (
+        "1 kills over 1 studies of 1 trials, 0 of them after some had finished: all files the same" in printed
+    )
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium")
+def test_the_reports_page_is_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = load("report_page")
+    monkeypatch.setattr(page, "ARMS", ("full", "replay"))
+    monkeypatch.setattr(page, "RANKS", (4, 8))
+    monkeypatch.setattr(sys, "argv", ["report_page.py", "--rounds", "1"])
+    page.main()
+    told = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["32 trials, drawn", "32 trials, searched"]
+
+
 # What evaluation takes
 
 
@@ -292,6 +364,20 @@ def test_the_share_of_evaluation_grows_with_what_is_evaluated() -> None:
         for limit in (1, 64)
     ]
     assert 0 < shares[0] < shares[1] < 1
+
+
+@pytest.mark.slow
+def test_the_table_of_evaluation_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = load("evaluation")
+    monkeypatch.setattr(evaluation, "STUDIES", {"labels": evaluation.STUDIES["labels: a task, a probe"]})
+    tiny = ["trainer.max_steps=1", "evaluation.limit=2", "evaluation.resamples=100"]
+    monkeypatch.setattr(sys, "argv", ["evaluation.py", "--rounds", "1", *tiny])
+    evaluation.main()
+    *_, row = capsys.readouterr().out.splitlines()
+    assert re.match(r"\| labels \| pymodule 2 rows, \d+ tokens, pydocs 2 rows, 256 tokens \| ", row)
+    assert row.endswith(" | does not hold |")
 
 
 # OPT in 8 bits

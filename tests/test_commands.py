@@ -9,8 +9,9 @@ What "run" means:
 - what a document leaves open is a tiny file or folder made here (`PLACES`, `INSTEAD`, `WITH`); a model is `nano`;
 - what reads a study reads one that was trained here under the name STUDY, whatever its own name;
 - scripts that write an experiment's tables write them from what is committed, which must come out the same, and
-  compose their pictures without drawing them; all others read their arguments, and stop before they begin. The
-  benchmarks run at a tiny size in `test_benchmarks.py`;
+  compose their pictures without drawing them. Benchmarks, the making of `nano` and what collects the trials of all
+  methods' studies read their arguments, and stop before they begin; the first two run at a tiny size in
+  `test_benchmarks.py` and `test_nano.py`;
 - of pip, make and the rest, what they name must be there. Nothing is installed, served, fetched or uploaded.
 """
 
@@ -291,6 +292,20 @@ class Runner:
         assert not arguments
         assert callable(runpy.run_path(str(ROOT / script))["main"])
 
+    def by_question(self, script: str, arguments: Sequence[str]) -> None:
+        """Pair the losses of the study's model; all that it reads lies beside the folder."""
+        beside = {
+            "models/stories260K": "model",
+            "data/xquad": "xquad",
+            "data/tinystories_sample": "stories",
+            "data/wikitext2/valid.txt": "plays.txt",
+        }
+        for name, given in beside.items():
+            place = self.folder.parent / "shared" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(self.folder / given)
+        self.script(ROOT / script, script, arguments)
+
     def script(self, path: Path, name: str, arguments: Sequence[str]) -> None:
         self.patch.setattr(sys, "argv", [name, *arguments])
         self.patch.syspath_prepend(str(path.parent))
@@ -338,10 +353,12 @@ SCRIPTS: Mapping[str, Callable[[Runner, str, Sequence[str]], None]] = {
         runner.parsed if arguments[0] == "collect" else runner.rendered
     )(script, arguments),
     "experiments/nano/kneser_ney.py": Runner.loaded,
-    "experiments/retrieval_or_fine_tuning/by_question.py": Runner.loaded,
+    "experiments/retrieval_or_fine_tuning/by_question.py": Runner.by_question,
+    "experiments/recipes/small.py": lambda runner, script, arguments: runner.script(
+        ROOT / script, script, arguments
+    ),
     **dict.fromkeys(
         (
-            "experiments/recipes/small.py",
             "experiments/nano/pretrain.py",
             *(
                 f"experiments/benchmarks/{name}.py"

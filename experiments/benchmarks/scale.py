@@ -33,6 +33,7 @@ from myosotis.ledger import Score, TrialEntry, content_hash, write_json, write_s
 COMMAND = [sys.executable, "-m", "myosotis"]
 SIZES = (500, 1000, 2000)
 PLANNED = (*SIZES, 4000)
+RERUN = 200
 RATES = (0.0003, 0.001, 0.003, 0.01)
 SEEDS = 5
 ARMS = {
@@ -180,8 +181,8 @@ def measure_report(folder: Path, rounds: int) -> None:
         for size in SIZES:
             measured[size].append(call([*COMMAND, "report", f"of-{size}"], folder))
     show("report", measured)
-    page = folder / "studies" / "of-1000" / "report.html"
-    print(f"  the page over 1,000 trials: {page.stat().st_size / 1e6:.1f} MB", flush=True)
+    page = folder / "studies" / f"of-{SIZES[1]}" / "report.html"
+    print(f"  the page over {SIZES[1]:,} trials: {page.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
 # The rerun
@@ -193,8 +194,9 @@ def plan_finished(trials: int, folder: Path) -> None:
         finish(folder / entry.folder, entry)
 
 
-def measure_rerun(folder: Path, rounds: int, trials: int = 200) -> None:
+def measure_rerun(folder: Path, rounds: int) -> None:
     """Run a finished study's command again."""
+    trials = RERUN
     call([sys.executable, __file__, "finish", str(trials), str(folder / "studies" / "finished")], folder)
     run = [*COMMAND, "run", *overrides(trials, "finished")]
     call(run, folder)  # writes the report, which a finished study has

@@ -49,3 +49,25 @@ def test_nano_beats_the_five_gram(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_weights_are_small_enough_to_travel() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 6_000_000
+
+
+def test_the_recipe_trains_and_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a tiny size: three steps, few texts; the whole of it takes an hour."""
+    pretrain = load("pretrain")
+    texts = [row["text"] for row in standard_library.docs("test")[:40]]
+    recipe = pretrain.Recipe(steps=3, warmup_steps=1, batch_size=1, block=16, hidden=32, intermediate=32)
+    monkeypatch.setattr(pretrain, "Recipe", lambda: recipe)
+    monkeypatch.setattr(pretrain, "texts_of", lambda part: texts[:2])
+    monkeypatch.setattr(standard_library, "pretraining_texts", lambda: texts)
+    paths = {"output": tmp_path / "nano-again", "losses": tmp_path / "losses.json"}
+    arguments = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    monkeypatch.setattr("sys.argv", ["pretrain.py", *arguments])
+    pretrain.main()
+    losses = json.loads(paths["losses"].read_text(encoding="utf-8"))
+    reference = json.loads((RECIPE / "reference.json").read_text(encoding="utf-8"))
+    assert losses.keys() == reference.keys()
+    vocabulary = len(json.loads((paths["output"] / "tokenizer.json").read_text())["model"]["vocab"])
+    assert losses["test_loss"] == pytest.approx(math.log(vocabulary), rel=0.1)  # hardly trained
+    assert losses["test_loss"] == losses["validation_loss"]  # of the same texts
