@@ -47,6 +47,7 @@ def losses(config: TrialConfig, looked_up: bool) -> Columns:
         model,
         config.evaluation.batch_size,
         choose_runtime("cpu", "32-true"),
+        base=None,
     )
     return {name: columns[name] for name in ("loss", "tokens")}
 
