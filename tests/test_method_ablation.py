@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
+import myosotis
 from myosotis.config import composer
 from myosotis.points import expand
 
@@ -212,3 +214,33 @@ def test_a_setting_that_was_run_again_replaces_its_old_results(render: ModuleTyp
         ("full", 0.0): [4.0, 4.0],
         ("lora", 0.0): [2.5, 2.5],
     }
+
+
+def test_collect_takes_the_results_from_the_studies(
+    render: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its command, of two arms of two seeds; the rest of what was collected before stays."""
+    monkeypatch.chdir(tmp_path)
+    tiny = ("trainer.max_steps=2", "evaluation.limit=4", "evaluation.resamples=100", "logger=none")
+    record = myosotis.run(["study=method_ablation", "method=[full],[lora]", "seed=0,1", *tiny])
+    (tmp_path / "trials").mkdir()
+    before = pd.read_csv(FOLDER / "trials" / "nano.csv")
+    before.to_csv(tmp_path / "trials" / "nano.csv", index=False)
+    monkeypatch.setattr(render, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["render.py", "collect", "nano", "studies"])
+    render.main()
+    found = pd.read_csv(tmp_path / "trials" / "nano.csv")
+    new = (found["study"] == "method_ablation") & found["arm"].isin(["full", "lora"])
+    old = (before["study"] == "method_ablation") & before["arm"].isin(["full", "lora"])
+    assert sorted(found[~new]["learned"].dropna()) == sorted(before[~old]["learned"].dropna())
+    own = found[new].set_index(["arm", "seed"])
+    assert len(own) == 4
+    for trial in record.trials.itertuples():
+        row = own.loc[(trial.arm, trial.seed)]
+        assert row["learned"] == pytest.approx(trial.learned, abs=1e-6)
+        scores = record.scores[
+            (record.scores["trial"] == trial.trial) & (record.scores["metric"] == "cross_entropy")
+        ]
+        matrix = scores.pivot_table(index="stage", columns="task", values="value")[["pydocs", "pycode"]]
+        assert row["gain"] == pytest.approx((matrix.loc[0] - matrix.loc[2]).mean(), abs=1e-6)
+        assert (row["time"] == 1) == (trial.arm == "full")  # against full fine-tuning, of the same seed
