@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from myosotis.errors import ConfigurationError
 
@@ -35,6 +36,20 @@ class SlurmOptions:
     save_seconds: int = 120
     setup: tuple[str, ...] = ()
     additional: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Make them of plain values, as a configuration has them.
+
+        Raises:
+            ConfigurationError: one is not what it must be.
+        """
+        setup = values.get("setup") or ()
+        if isinstance(setup, str):
+            raise ConfigurationError(
+                f"hydra.launcher.slurm.setup must be a list of lines of shell, but got {setup!r}; write [{setup}]"
+            )
+        return cls(**{**values, "setup": tuple(map(str, setup)), "additional": values.get("additional") or {}})
 
     def __post_init__(self) -> None:
         if self.save_seconds < 1 or self.save_seconds >= 60 * self.minutes:
