@@ -99,6 +99,9 @@ class SlurmBackend(Backend):
                 _look(queue, running)
                 asked = time.monotonic()
 
+    def close(self) -> None:
+        """End nothing: the queue is SLURM's."""
+
     # What there must be
 
     def _chosen(self, nodes: Sequence[Node]) -> list[Node]:
