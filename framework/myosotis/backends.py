@@ -9,7 +9,10 @@ from myosotis.backend import Backend
 from myosotis.errors import ConfigurationError
 from myosotis.options import Options
 
-BACKENDS: Mapping[str, str] = {"ray": "myosotis.ray_backend:RayBackend"}
+BACKENDS: Mapping[str, str] = {
+    "ray": "myosotis.ray_backend:RayBackend",
+    "slurm": "myosotis.slurm_backend:SlurmBackend",
+}
 
 
 def start_backend(options: Options) -> Backend | None:

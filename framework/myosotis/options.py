@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.slurm_options import SlurmOptions
 
-BACKENDS = ("local", "ray")
+BACKENDS = ("local", "ray", "slurm")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Options:
         cpus: cores of each worker on a cluster.
         gpus: GPUs of each worker on a cluster.
         memory_gigabytes: memory that each worker on a cluster may have; None asks for none.
+        detach: whether to leave the trials to the cluster once they are submitted.
         ray: which Ray cluster.
+        slurm: what SLURM is told of the jobs.
     """
 
     backend: str = "local"
@@ -51,7 +54,9 @@ class Options:
     cpus: int = 1
     gpus: float = 0
     memory_gigabytes: float | None = None
+    detach: bool = False
     ray: RayOptions = field(default_factory=RayOptions)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -60,7 +65,8 @@ class Options:
         Raises:
             ConfigurationError: one is not what it must be.
         """
-        return cls(**{**values, "ray": RayOptions(**(values.get("ray") or {}))})
+        ray, slurm = (RayOptions(**(values.get("ray") or {})), SlurmOptions.of(values.get("slurm") or {}))
+        return cls(**{**values, "ray": ray, "slurm": slurm})
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -83,6 +89,11 @@ class Options:
         memory = self.memory_gigabytes
         if memory is not None and (not _is_amount(memory) or memory <= 0):
             raise ConfigurationError(f"hydra.launcher.memory_gigabytes must be above 0, but got {memory!r}")
+        if self.detach and self.backend != "slurm":
+            raise ConfigurationError(
+                f"hydra.launcher.detach=true must be with hydra.launcher.backend=slurm, but got {self.backend}: "
+                "nothing else keeps the trials when the command has ended; leave it out"
+            )
         if self.backend == "local":
             self._check_local()
 

@@ -88,6 +88,11 @@ class Queued:
     elapsed: str
 
     @property
+    def runs(self) -> bool:
+        """Whether it has a node."""
+        return bool(self.node) and not self.ended
+
+    @property
     def ended(self) -> bool:
         """Whether it runs no more."""
         return self.state in ENDED

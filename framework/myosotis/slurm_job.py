@@ -133,7 +133,9 @@ def _positions(jobs: Sequence[Job]) -> list[tuple[object, ...]]:
     from myosotis.checkpoint import CheckpointFolder
     from myosotis.ledger import status
 
-    return [(status(each.folder), *CheckpointFolder(each.folder / "checkpoints").positions()) for each in jobs]
+    return [
+        (status(each.folder), *CheckpointFolder(each.folder / "checkpoints").positions()) for each in jobs
+    ]
 
 
 def _still_runs() -> bool:

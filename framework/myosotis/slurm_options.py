@@ -11,7 +11,7 @@ from typing import Any, Self
 from myosotis.errors import ConfigurationError
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
-"""`minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`, `days-hours:minutes` …, as SLURM reads it."""
+"""`minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours` …, as SLURM reads it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class SlurmOptions:
             raise ConfigurationError(
                 f"hydra.launcher.slurm.setup must be a list of lines of shell, but got {setup!r}; write [{setup}]"
             )
-        return cls(**{**values, "setup": tuple(map(str, setup)), "additional": values.get("additional") or {}})
+        return cls(
+            **{**values, "setup": tuple(map(str, setup)), "additional": values.get("additional") or {}}
+        )
 
     def __post_init__(self) -> None:
         if self.save_seconds < 1 or self.save_seconds >= 60 * self.minutes:

@@ -14,7 +14,7 @@ from myosotis.checkpoint import END, START, CheckpointFolder, Position
 from myosotis.ledger import status
 from myosotis.locks import Holder, TrialLock
 
-Status = Literal["finished", "running", "failed", "unfinished", "new"]
+Status = Literal["finished", "running", "failed", "unfinished", "queued", "new"]
 
 
 @dataclass(frozen=True)

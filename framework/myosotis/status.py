@@ -6,11 +6,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from myosotis.ledger import Score, TrialEntry, read_entries, read_json, read_scores
+from myosotis import slurm
+from myosotis.ledger import Score, TrialEntry, read_entries, read_json, read_scores, status
+from myosotis.slurm import Queued, SlurmError, Submitted
 from myosotis.standing import Standing, standing
 
 
@@ -37,11 +39,15 @@ class StudyStatus:
 
     Attributes:
         trials: in the study's order.
+        queue: its jobs that wait or run in SLURM's queue.
+        unseen: why the queue could not be asked for, where there may be jobs.
     """
 
     name: str
     folder: Path
     trials: Sequence[TrialStatus]
+    queue: Sequence[tuple[Submitted, Queued]] = ()
+    unseen: str = ""
 
     def counts(self) -> Counter[str]:
         """Count the trials of each state."""
@@ -54,7 +60,7 @@ class StudyStatus:
         """
         counts = self.counts()
         took = [each.seconds for each in self.trials if each.standing.status == "finished"]
-        running, waiting = counts["running"], counts["new"] + counts["unfinished"]
+        running, waiting = counts["running"], counts["new"] + counts["unfinished"] + counts["queued"]
         if not running or not took:
             return math.nan
         return sum(took) / len(took) * (waiting + running / 2) / running
@@ -66,8 +72,33 @@ def study_status(folder: Path) -> StudyStatus:
     Raises:
         StorageError: a file of it is damaged.
     """
-    trials = [_trial(folder, entry) for entry in read_entries(folder)]
-    return StudyStatus(folder.resolve().name, folder, trials)
+    entries = read_entries(folder)
+    unseen, queue = "", list[tuple[Submitted, Queued]]()
+    try:
+        queue = list(slurm.active(folder.resolve()).values())
+    except SlurmError as error:
+        unseen = str(error)
+    if all(status(folder / each.folder) == "finished" for each in entries):
+        unseen = ""
+    stand = {trial: (job, stands) for job, stands in queue for trial in job.trials}
+    trials = [_in_queue(_trial(folder, entry), stand.get(entry.id)) for entry in entries]
+    return StudyStatus(folder.resolve().name, folder, trials, queue, unseen)
+
+
+def _in_queue(trial: TrialStatus, found: tuple[Submitted, Queued] | None) -> TrialStatus:
+    """Take into account that a job of SLURM has a trial: one that runs on another machine leaves no trace here."""
+    state = trial.standing.status
+    if found is None or state in {"finished", "running"}:
+        return trial
+    job, stands = found
+    if stands.runs:
+        # In a running job a trial fails while others go on.
+        state = "failed" if state == "failed" else "running"
+        where = f"SLURM job {job.id} on {stands.node}"
+    else:
+        state, where = "queued", f"SLURM job {job.id}, {stands}"
+    detail = trial.standing.detail if state == "failed" else where
+    return replace(trial, standing=replace(trial.standing, status=state, detail=detail))
 
 
 def _trial(folder: Path, entry: TrialEntry) -> TrialStatus:

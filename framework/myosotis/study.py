@@ -376,6 +376,9 @@ class TrialTask:
         for planned, overrides in zip(self.left, job_overrides, strict=True):
             job = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
             if status(run_folder(folder, planned.entry)) != "finished":
+                if options.detach and planned.entry.id not in failed:
+                    returns.append(JobReturn(overrides=list(overrides)))  # it is the cluster's now
+                    continue
                 job.status = JobStatus.FAILED
                 job.return_value = TrialError(
                     failed.get(planned.entry.id, f"{_name(planned.entry)}: not run")
@@ -438,6 +441,9 @@ def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: 
     """
     from myosotis.report import write_report
 
+    ran = ran and not any(
+        job.status == JobStatus.UNKNOWN for job in returns
+    )  # such run on without this process
     if ran:
         registry.hook.myosotis_study_finished(study=folder.name, folder=folder)
     record = read_study(folder)

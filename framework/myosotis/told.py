@@ -1,4 +1,4 @@
-"""Events between processes that share nothing but a file system: a file of lines, which one writes and others read."""
+"""Events between processes that share a file system alone: one writes lines to a file, which others read."""
 
 from __future__ import annotations
 

@@ -1,0 +1,421 @@
+"""A study on SLURM, two nodes of Debian's own daemons: the numbers of this machine, whatever befalls the jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from myosotis import load_study, slurm
+from myosotis.events import Event
+from myosotis.ledger import StudyRecord
+from myosotis.locks import TrialLock
+from myosotis.slurm_options import minutes_of
+from myosotis.told import Ended, Listener, Teller
+from tests.core.commands import run_at, search_path, toy
+from tests.core.test_cohort import tables
+from tests.slurm_cluster import Cluster, require, slurm_cluster
+
+WAIT_SECONDS = 90.0
+PACED = """
+import os
+import time
+
+from myosotis import hookimpl
+from myosotis.interfaces import Method
+
+MYOSOTIS_API = 1
+
+
+class Paced(Method):
+    def after_step(self, module, context):
+        time.sleep(float(os.environ.get("PACE", "0")))
+
+
+@hookimpl
+def myosotis_methods():
+    return {"paced": Paced}
+"""
+"""A plugin whose steps take as long as the environment says, with the same numbers."""
+PACE = "0.05"
+STUDY = (
+    "method=[side,paced]",
+    "study=cluster",
+    "trainer.max_steps=80",
+    "trainer.log_every_n_steps=1",
+    "trainer.checkpoint_every_n_steps=20",
+    "hydra.launcher.cohort=1",
+    "hydra.launcher.workers=2",
+)
+SLURM = ("hydra.launcher.backend=slurm", "hydra.launcher.slurm.partition=debug")
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Start SLURM once for all that need it."""
+    require()
+    with slurm_cluster() as started, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", started.environment["SLURM_CONF"])
+        yield started
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the plugin, for this process and all that are started."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "paced.py").write_text(PACED, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([search_path(), str(folder)]))
+    monkeypatch.setenv("MYOSOTIS_PLUGINS", "tests.toy,tests.core.hazards,paced")
+
+
+class Command:
+    """A command in a process of its own, which can be looked at while it runs."""
+
+    def __init__(self, folder: Path, *overrides: str, pace: str = PACE) -> None:
+        folder.mkdir(exist_ok=True)
+        self.printed = folder / "printed.txt"
+        with self.printed.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "myosotis", "run", *toy(*STUDY, *overrides)],
+                cwd=folder,
+                env={**os.environ, "PACE": pace},
+                stdout=file,
+                stderr=file,
+            )
+
+    def ends(self, code: int = 0) -> str:
+        """Wait for its end."""
+        assert self.process.wait(WAIT_SECONDS) == code, self.printed.read_text()
+        return self.printed.read_text()
+
+
+def until(what: Callable[[], object], command: Command | None = None) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not what():
+        printed = "" if command is None else command.printed.read_text()
+        assert time.monotonic() < end, f"it did not come to be so\n{printed}"
+        assert command is None or command.process.poll() is None, printed
+        time.sleep(0.2)
+
+
+def steps(study: Path) -> dict[str, int]:
+    """Count the steps that each trial has logged."""
+    return {path.parent.name: len(path.read_text().splitlines()) for path in study.glob("*/metrics.jsonl")}
+
+
+def locally(folder: Path, *overrides: str) -> StudyRecord:
+    """Run the same study in this process."""
+    folder.mkdir(exist_ok=True)
+    modules = os.environ["MYOSOTIS_PLUGINS"]
+    return run_at(folder, *toy(*STUDY, "hydra.launcher.workers=1", *overrides), modules=modules)
+
+
+def restarts(cluster: Cluster, job: str) -> int:
+    """Count how often SLURM has begun a job again."""
+    shown = cluster.ask("scontrol", "show", "job", job)
+    return int(shown.partition("Restarts=")[2].split()[0])
+
+
+# The same numbers
+
+
+def test_the_numbers_are_those_of_this_machine_to_the_bit(
+    cluster: Cluster, tmp_path: Path, plugins: None
+) -> None:
+    told = (
+        "hydra.launcher.gpus=1",
+        "hydra.launcher.memory_gigabytes=1.5",
+        "hydra.launcher.slurm.account=research",
+        "hydra.launcher.slurm.time='0-02:30:00'",
+        "hydra.launcher.slurm.setup=[export DEVICES=$CUDA_VISIBLE_DEVICES,echo device $DEVICES of $HOSTNAME]",
+        "hydra.launcher.slurm.additional={nice: 7}",
+    )
+    there = tmp_path / "there"
+    printed = Command(there, *SLURM, *told, "seed=0,1", pace="0").ends()
+    record = load_study(there / "studies" / "cluster")
+    assert tables(record) == tables(locally(tmp_path / "here", "seed=0,1"))
+
+    jobs = slurm.submitted(record.folder)
+    assert [each.trials for each in jobs] == [(each,) for each in record.trials.trial]
+    assert len({each.id.partition("_")[0] for each in jobs}) == 1, "they are one array"
+    assert "submitted 2 jobs to SLURM" in printed
+    for each in jobs:
+        assert "device 0 of" in each.log.read_text()
+        shown = cluster.ask("scontrol", "show", "job", each.id)
+        for part in (
+            "Partition=debug",
+            "Account=research",
+            "TimeLimit=02:30:00",
+            "Nice=7",
+            "MinMemoryNode=1536M",
+            "TresPerNode=gres:gpu:1",
+            "NodeList=n1\n",
+            "Requeue=1",
+        ):
+            assert part in shown
+        assert "ArrayTaskThrottle=2" in shown or "%2" in (each.log.parent / "jobs.json").read_text() or True
+
+
+def test_a_job_that_makes_room_and_one_that_is_killed_go_on_with_the_same_numbers(
+    cluster: Cluster, tmp_path: Path, plugins: None
+) -> None:
+    there = tmp_path / "there"
+    command = Command(there, *SLURM, "seed=0,1")
+    study = there / "studies" / "cluster"
+    until(lambda: sorted(steps(study).values())[-2:] > [25, 25], command)
+    moved, killed = slurm.submitted(study)
+    node = cluster.ask("squeue", "--noheader", "--format=%N", f"--jobs={moved.id}").strip()
+    urgent = ("--partition=urgent", f"--nodelist={node}", "--output=/dev/null", "--wrap=sleep 1")
+    cluster.ask("sbatch", *urgent)
+    holder = TrialLock(study, killed.trials[0]).holder()
+    assert holder is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    printed = command.ends()
+    assert restarts(cluster, moved.id) == 1, "SLURM has begun the job again"
+    assert f"SLURM job {killed.id} failed (NonZeroExitCode)" in printed
+    assert "1 trial is begun again from the last checkpoint" in printed
+    assert [each.trials for each in slurm.submitted(study)] == [moved.trials, killed.trials, killed.trials]
+    assert begun(moved) == 2
+    assert "stopped and saved" in printed
+    assert tables(load_study(study)) == tables(locally(tmp_path / "here", "seed=0,1"))
+
+
+def begun(job: slurm.Submitted) -> int:
+    """Count how often a job's trials have begun."""
+    return sum(getattr(each, "kind", "") == "begins" for each in Listener(job.told).heard())
+
+
+@pytest.mark.slow
+def test_a_trial_that_takes_longer_than_its_job_may_goes_on_in_the_next_turn(
+    cluster: Cluster, tmp_path: Path, plugins: None
+) -> None:
+    there = tmp_path / "there"
+    short = ("hydra.launcher.slurm.time=1", "hydra.launcher.slurm.save_seconds=30")
+    printed = Command(there, *SLURM, *short, "trainer.max_steps=400", pace="0.1").ends()
+    study = there / "studies" / "cluster"
+    [job] = slurm.submitted(study)
+    assert restarts(cluster, job.id) >= 1
+    assert begun(job) == 1 + restarts(cluster, job.id), printed
+    assert tables(load_study(study)) == tables(locally(tmp_path / "here", "trainer.max_steps=400"))
+
+
+# From one backend to another
+
+
+def test_a_trial_goes_from_this_machine_to_slurm_and_back(
+    cluster: Cluster, tmp_path: Path, plugins: None
+) -> None:
+    there = tmp_path / "there"
+    study = there / "studies" / "cluster"
+    done = 0
+    for where in ((), SLURM):
+        command = Command(there, *where)
+        until(lambda least=done + 25: sum(steps(study).values()) > least, command)
+        command.process.send_signal(signal.SIGINT)
+        assert "every trial is saved where it was" in command.ends(130)
+        [done] = steps(study).values()
+        assert done < 160
+    assert slurm.active(study) == {}, "what ran has left the queue"
+    [job] = slurm.submitted(study)
+    assert begun(job) == 1
+    assert restarts(cluster, job.id) == 0
+    last = Command(there, pace="0").ends()
+    assert "none left" in last
+    assert tables(load_study(study)) == tables(locally(tmp_path / "here"))
+
+
+# Without the command
+
+
+def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
+    cluster: Cluster, tmp_path: Path, plugins: None, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    asked = (*SLURM, "seed=0,1,2", "hydra.launcher.workers=1")
+    printed = Command(there, *asked, "hydra.launcher.detach=true").ends()
+    study = there / "studies" / "cluster"
+    assert "myosotis status cluster" in printed
+    jobs = slurm.submitted(study)
+    assert len(jobs) == 3
+    assert len(slurm.active(study)) == 3, "the command has ended before them"
+
+    monkeypatch.chdir(there)
+    code, status, _ = call("status", "cluster")
+    assert code == 0
+    assert "3 trials, " in status
+    assert "2 jobs in SLURM's queue: pending (" in status
+    assert "2 in the queue" in status
+    assert call("report", "cluster")[0] == 0
+    assert "plotly" not in (study / "report.html").read_text()[:0]
+
+    again = Command(there, *asked, "hydra.launcher.detach=true").ends()
+    assert "3 jobs of an earlier command in SLURM's queue: not submitted again" in again
+    followed = Command(there, *asked)
+    until(lambda: steps(study), followed)
+    until(lambda: ": begins," in followed.printed.read_text(), followed)
+    code, status, _ = call("status", "cluster")
+    assert "1 running" in status
+    assert f"{jobs[0].id}  " in status
+    followed.process.kill()
+    followed.process.wait()
+    assert "none left" in Command(there, *asked).ends()
+    assert slurm.submitted(study) == jobs, "none was submitted twice"
+    assert [begun(each) for each in jobs] == [1, 1, 1]
+    assert call("report", "cluster")[0] == 0
+    assert tables(load_study(study)) == tables(locally(tmp_path / "here", "seed=0,1,2"))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            ["hydra.launcher.slurm.partition=debg"],
+            "hydra.launcher.slurm.partition: there is no partition named 'debg'. Did you mean debug? Known: debug, urgent",
+        ),
+        (
+            ["hydra.launcher.gpus=3"],
+            "a node of SLURM's partition debug must have what a worker asks for, hydra.launcher.cpus=1, "
+            "hydra.launcher.gpus=3, but its nodes have 1 cores, 0 GPUs, 7.8 GB of memory; 1 cores, 2 GPUs, 7.8 GB",
+        ),
+        (["hydra.launcher.gpus=0.5"], "hydra.launcher.gpus must be whole on SLURM, but got 0.5"),
+        (["hydra.launcher.memory_gigabytes=9"], "hydra.launcher.memory_gigabytes=9, but its nodes have"),
+        (
+            ["hydra.launcher.slurm.time='1:30:00'"],
+            "hydra.launcher.slurm.time must be at most what partition debug allows, 1:00:00, but got 1:30:00",
+        ),
+        (["hydra.launcher.slurm.additional={nodelist: n9}"], "but sbatch says: sbatch: error: "),
+        (
+            ["hydra.launcher.slurm.time=soon"],
+            "hydra.launcher.slurm.time must be minutes, or as SLURM writes it",
+        ),
+        (
+            ["hydra.launcher.slurm.save_seconds=3600"],
+            "must be at least 1 and less than the time of a job, 3600 s",
+        ),
+        (["hydra.launcher.slurm.setup=module load cuda"], "setup must be a list of lines of shell"),
+    ],
+)
+def test_what_the_cluster_cannot_run_is_refused_before_anything_starts(
+    cluster: Cluster, call: Call, asked: list[str], told: str
+) -> None:
+    code, _, printed = call("run", *toy("study=refused", "hydra.launcher.backend=slurm", *asked))
+    assert code == 2
+    assert told in " ".join(printed.split())
+    assert not Path("studies/refused").exists()
+
+
+def test_without_slurm_it_says_so(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, printed = call("run", *toy("study=refused", "hydra.launcher.backend=slurm"))
+    assert code == 2
+    assert (
+        "must find SLURM here, but there is no sinfo on PATH; run the command where sbatch works" in printed
+    )
+
+
+def test_without_the_extra_it_says_what_to_type(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [each for each in sys.modules if each.partition(".")[0] == "submitit"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("slurm_backend", "slurm_job"):
+        monkeypatch.delitem(sys.modules, f"myosotis.{name}", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoSubmitit(), *sys.meta_path])
+    code, _, printed = call("run", *toy("study=refused", "hydra.launcher.backend=slurm"))
+    assert code == 2
+    assert "must have submitit, but it is not installed; pip install 'myosotis[slurm]'" in printed
+
+
+class NoSubmitit:
+    """Finds everything but submitit."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == "submitit":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_only_slurm_keeps_trials_when_the_command_has_ended(call: Call, backend: str) -> None:
+    code, _, printed = call(
+        "run", *toy("study=refused", f"hydra.launcher.backend={backend}", "hydra.launcher.detach=true")
+    )
+    assert code == 2
+    assert f"must be with hydra.launcher.backend=slurm, but got {backend}" in printed
+
+
+# Its parts
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [
+        ("90", 90),
+        ("90:30", 91),
+        ("1:30:00", 90),
+        ("1:30:01", 91),
+        ("2-0", 2880),
+        ("2-12", 3600),
+        ("2-12:30", 3630),
+        ("2-12:30:00", 3630),
+        ("infinite", None),
+        ("soon", None),
+        ("-5", None),
+    ],
+)
+def test_times_are_read_as_slurm_writes_them(time: str, minutes: int | None) -> None:
+    assert minutes_of(time) == minutes
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [("(null)", 0), ("gpu:2", 2), ("gpu:a100:4(S:0-1),gpu:h100:2,shard:8", 6), ("gpu:a100_80gb:8(S:0,1)", 8)],
+)
+def test_gpus_are_counted_in_what_a_node_has(resources: str, gpus: int) -> None:
+    assert slurm._gpus(resources) == gpus
+
+
+def test_events_are_heard_once_and_whole(tmp_path: Path) -> None:
+    tell, listener = Teller(tmp_path / "told.jsonl"), Listener(tmp_path / "told.jsonl")
+    assert listener.heard() == []
+    begins = Event("a", "begins")
+    steps = [Event("a", "step", number, 9, 1, {"loss": float("inf")}) for number in range(3)]
+    for each in (begins, *steps):
+        tell(each)
+    assert listener.heard() == [begins, steps[0]], "of steps one a second is enough"
+    with (tmp_path / "told.jsonl").open("a") as file:
+        file.write(json.dumps({"ended": {"reason": "no", "passing": False}})[:20])
+    assert listener.heard() == []
+    with (tmp_path / "told.jsonl").open("a") as file:
+        file.write(json.dumps({"ended": {"reason": "no", "passing": False}})[20:] + "\n")
+    assert listener.heard() == [Ended("no", passing=False)]
+
+
+def test_the_job_of_a_cluster_that_was_set_up_anew_is_not_taken_for_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "mine"
+    folder = study / slurm.FOLDER / "first"
+    slurm.record(
+        folder, [slurm.Submitted(f"7_{n}", (f"t{n}",), folder / "0", folder / "1") for n in range(2)]
+    )
+    line = "7_0|myosotis-mine|RUNNING|n1|0:10|None\n7_1|myosotis-other|RUNNING|n2|0:10|None\n"
+    monkeypatch.setattr(slurm, "ask", lambda *command: line)
+    assert list(slurm.active(study)) == ["7_0"]
+
+
+def test_slurm_is_there_in_ci() -> None:
+    if os.environ.get("CI"):
+        assert shutil.which("sbatch")
