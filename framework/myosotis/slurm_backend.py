@@ -157,8 +157,6 @@ class SlurmBackend(Backend):
         try:
             slurm.ask("sbatch", "--test-only", *flags, "--wrap=true")
         except SlurmError as error:
-            if not str(error).startswith(("sbatch: error:", "allocation failure:")):
-                raise
             raise ConfigurationError(
                 f"SLURM must take the jobs that hydra.launcher.slurm describes, but sbatch says: {error}"
             ) from error
@@ -300,6 +298,8 @@ def _followed(jobs: Sequence[Submitted], units: Sequence[Unit]) -> list[Running]
     """Give the jobs that have trials of the units, each with those."""
     found = []
     for job in jobs:
+        if any(isinstance(each, Ended) for each in Listener(job.told).heard()):
+            continue  # its process is about to end
         unit = [(each, trial) for each in units for trial in each.jobs if trial.id in job.trials]
         if unit:
             first = unit[0][0]

@@ -81,7 +81,7 @@ class SlurmTask:
 
     def _saved(self, signals: _Signals, jobs: Sequence[Job], before: object, tell: Teller) -> bool:
         if signals.leaves:
-            tell.end(Ended())
+            tell.end(Ended("a command that was stopped took it out of the queue"))
             return False
         if not signals.warned and not _still_runs():
             return False  # it was cancelled

@@ -135,11 +135,9 @@ def test_the_numbers_are_those_of_this_machine_to_the_bit(
     cluster: Cluster, tmp_path: Path, plugins: None
 ) -> None:
     told = (
-        "hydra.launcher.gpus=1",
         "hydra.launcher.memory_gigabytes=1.5",
         "hydra.launcher.slurm.account=research",
-        "hydra.launcher.slurm.time='0-02:30:00'",
-        "hydra.launcher.slurm.setup=[export DEVICES=$CUDA_VISIBLE_DEVICES,echo device $DEVICES of $HOSTNAME]",
+        "hydra.launcher.slurm.time=0-00:50:00",
         "hydra.launcher.slurm.additional={nice: 7}",
     )
     there = tmp_path / "there"
@@ -152,20 +150,17 @@ def test_the_numbers_are_those_of_this_machine_to_the_bit(
     assert len({each.id.partition("_")[0] for each in jobs}) == 1, "they are one array"
     assert "submitted 2 jobs to SLURM" in printed
     for each in jobs:
-        assert "device 0 of" in each.log.read_text()
         shown = cluster.ask("scontrol", "show", "job", each.id)
         for part in (
             "Partition=debug",
             "Account=research",
-            "TimeLimit=02:30:00",
+            "TimeLimit=00:50:00",
             "Nice=7",
-            "MinMemoryNode=1536M",
-            "TresPerNode=gres:gpu:1",
-            "NodeList=n1\n",
+            "MinMemoryNode=1.50G",
+            "ArrayTaskThrottle=2",
             "Requeue=1",
         ):
             assert part in shown
-        assert "ArrayTaskThrottle=2" in shown or "%2" in (each.log.parent / "jobs.json").read_text() or True
 
 
 def test_a_job_that_makes_room_and_one_that_is_killed_go_on_with_the_same_numbers(
@@ -227,7 +222,7 @@ def test_a_trial_goes_from_this_machine_to_slurm_and_back(
         assert "every trial is saved where it was" in command.ends(130)
         [done] = steps(study).values()
         assert done < 160
-    assert slurm.active(study) == {}, "what ran has left the queue"
+    until(lambda: slurm.active(study) == {})
     [job] = slurm.submitted(study)
     assert begun(job) == 1
     assert restarts(cluster, job.id) == 0
@@ -243,7 +238,9 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     cluster: Cluster, tmp_path: Path, plugins: None, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = tmp_path / "there"
-    asked = (*SLURM, "seed=0,1,2", "hydra.launcher.workers=1")
+    setup = "'export FIRST=$CUDA_VISIBLE_DEVICES','echo device $FIRST'"
+    gpu = ("hydra.launcher.gpus=1", f"hydra.launcher.slurm.setup=[{setup}]")
+    asked = (*SLURM, *gpu, "seed=0,1,2", "hydra.launcher.workers=1")
     printed = Command(there, *asked, "hydra.launcher.detach=true").ends()
     study = there / "studies" / "cluster"
     assert "myosotis status cluster" in printed
@@ -258,7 +255,6 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     assert "2 jobs in SLURM's queue: pending (" in status
     assert "2 in the queue" in status
     assert call("report", "cluster")[0] == 0
-    assert "plotly" not in (study / "report.html").read_text()[:0]
 
     again = Command(there, *asked, "hydra.launcher.detach=true").ends()
     assert "3 jobs of an earlier command in SLURM's queue: not submitted again" in again
@@ -273,6 +269,9 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     assert "none left" in Command(there, *asked).ends()
     assert slurm.submitted(study) == jobs, "none was submitted twice"
     assert [begun(each) for each in jobs] == [1, 1, 1]
+    for each in jobs:
+        assert "device 0\n" in each.log.read_text()
+        assert "NodeList=n1\n" in cluster.ask("scontrol", "show", "job", each.id), "where the GPUs are"
     assert call("report", "cluster")[0] == 0
     assert tables(load_study(study)) == tables(locally(tmp_path / "here", "seed=0,1,2"))
 
@@ -285,7 +284,7 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     [
         (
             ["hydra.launcher.slurm.partition=debg"],
-            "hydra.launcher.slurm.partition: there is no partition named 'debg'. Did you mean debug? Known: debug, urgent",
+            "slurm.partition: there is no partition named 'debg'. Did you mean debug? Known: debug, urgent",
         ),
         (
             ["hydra.launcher.gpus=3"],
@@ -298,7 +297,7 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
             ["hydra.launcher.slurm.time='1:30:00'"],
             "hydra.launcher.slurm.time must be at most what partition debug allows, 1:00:00, but got 1:30:00",
         ),
-        (["hydra.launcher.slurm.additional={nodelist: n9}"], "but sbatch says: sbatch: error: "),
+        (["hydra.launcher.slurm.additional={nodelist: n9}"], "but sbatch says: allocation failure: Invalid node name"),
         (
             ["hydra.launcher.slurm.time=soon"],
             "hydra.launcher.slurm.time must be minutes, or as SLURM writes it",
