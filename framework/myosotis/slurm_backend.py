@@ -19,7 +19,7 @@ from myosotis.backend import Backend, Surroundings
 from myosotis.cohort import Job
 from myosotis.errors import ConfigurationError, unknown_name
 from myosotis.events import Event
-from myosotis.ledger import write_text
+from myosotis.ledger import status, write_text
 from myosotis.local import Queue, Unit
 from myosotis.locks import StudyLock
 from myosotis.measure import Cost
@@ -66,6 +66,7 @@ class SlurmBackend(Backend):
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._silent = False
         try:
             self._nodes = self._chosen(slurm.nodes())
             self._check()
@@ -96,11 +97,24 @@ class SlurmBackend(Backend):
             time.sleep(PERIOD_SECONDS)
             _listen(queue, running)
             if queue.stopping() or time.monotonic() - asked >= ASK_SECONDS:
-                _look(queue, running)
+                self._look(queue, running)
                 asked = time.monotonic()
 
     def close(self) -> None:
         """End nothing: the queue is SLURM's."""
+
+    def _look(self, queue: Queue, running: dict[str, Running]) -> None:
+        """See how the jobs stand; SLURM serves many, and where it does not answer it is asked the next time."""
+        try:
+            _look(queue, running)
+        except SlurmError as error:
+            if not self._silent:
+                queue.progress.note(
+                    f"SLURM does not answer ({error}): what runs there goes on; it is asked again"
+                )
+            self._silent = True
+        else:
+            self._silent = False
 
     # What there must be
 
@@ -204,7 +218,7 @@ class SlurmBackend(Backend):
             try:
                 there = slurm.active(study)
                 found = _followed([job for job, _ in there.values() if job.id not in running], units)
-                taken = {job.id for each in found for job in each.unit.jobs}
+                taken = {job.id for each in found for job in each.unit.jobs} | _finished(units, queue)
                 left = [
                     Unit(jobs, unit.threads, unit.attempts)
                     for unit in units
@@ -308,6 +322,17 @@ def _followed(jobs: Sequence[Submitted], units: Sequence[Unit]) -> list[Running]
     return found
 
 
+def _finished(units: Sequence[Unit], queue: Queue) -> set[str]:
+    """Take note of the trials that have been finished since the study was planned, by jobs that are no more."""
+    found = set()
+    for unit in units:
+        for job in unit.jobs:
+            if status(job.folder) == "finished":
+                found.add(job.id)
+                queue.take(unit, Event(job.id, "finished"))
+    return found
+
+
 # Following
 
 
@@ -325,16 +350,17 @@ def _listen(queue: Queue, running: dict[str, Running]) -> None:
 
 
 def _look(queue: Queue, running: dict[str, Running]) -> None:
-    """See which jobs have ended without a word; asked to stop, take the others out of the queue."""
+    """See which jobs have ended without a word; asked to stop, take the others out of the queue.
+
+    Raises:
+        SlurmError: SLURM does not answer.
+    """
     if not running:
         return
     study = next(iter(running.values())).job.told.parents[2]
-    try:
-        stand = slurm.queue(study, [each.job for each in running.values()])
-        if queue.stopping():
-            _withdraw({job: stand[job] for job in running if job in stand})
-    except SlurmError:
-        return  # it serves many, and may be busy: the next time
+    stand = slurm.queue(study, [each.job for each in running.values()])
+    if queue.stopping():
+        _withdraw({job: stand[job] for job in running if job in stand})
     ended = [each for each in running.values() if each.job.id not in stand or stand[each.job.id].ended]
     # What a job told last may be seen later than its end.
     over = [each for each in ended if each.gone]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from tests.core.commands import run_at, search_path, toy
 from tests.core.test_cohort import tables
 from tests.slurm_cluster import Cluster, require, slurm_cluster
 
-WAIT_SECONDS = 90.0
+WAIT_SECONDS = 150.0
 PACED = """
 import os
 import time
@@ -84,6 +85,7 @@ class Command:
 
     def __init__(self, folder: Path, *overrides: str, pace: str = PACE) -> None:
         folder.mkdir(exist_ok=True)
+        self.folder = folder
         self.printed = folder / "printed.txt"
         with self.printed.open("w") as file:
             self.process = subprocess.Popen(
@@ -96,17 +98,23 @@ class Command:
 
     def ends(self, code: int = 0) -> str:
         """Wait for its end."""
-        assert self.process.wait(WAIT_SECONDS) == code, self.printed.read_text()
-        return self.printed.read_text()
+        until(lambda: self.process.poll() is not None, self)
+        printed = self.printed.read_text()
+        assert self.process.returncode == code, printed
+        return printed
 
 
 def until(what: Callable[[], object], command: Command | None = None) -> None:
     """Wait until something is so."""
     end = time.monotonic() + WAIT_SECONDS
     while not what():
-        printed = "" if command is None else command.printed.read_text()
-        assert time.monotonic() < end, f"it did not come to be so\n{printed}"
-        assert command is None or command.process.poll() is None, printed
+        if time.monotonic() > end or (command is not None and command.process.poll() is not None):
+            printed = ""
+            if command is not None:
+                command.process.kill()
+                logs = command.folder.glob("studies/*/slurm/*/*.out")
+                printed = "\n".join(path.read_text() for path in (command.printed, *logs))
+            pytest.fail(f"it did not come to be so\n{printed}")
         time.sleep(0.2)
 
 
@@ -198,12 +206,12 @@ def test_a_trial_that_takes_longer_than_its_job_may_goes_on_in_the_next_turn(
 ) -> None:
     there = tmp_path / "there"
     short = ("hydra.launcher.slurm.time=1", "hydra.launcher.slurm.save_seconds=30")
-    printed = Command(there, *SLURM, *short, "trainer.max_steps=400", pace="0.1").ends()
+    printed = Command(there, *SLURM, *short, "trainer.max_steps=200", pace="0.1").ends()
     study = there / "studies" / "cluster"
     [job] = slurm.submitted(study)
     assert restarts(cluster, job.id) >= 1
     assert begun(job) == 1 + restarts(cluster, job.id), printed
-    assert tables(load_study(study)) == tables(locally(tmp_path / "here", "trainer.max_steps=400"))
+    assert tables(load_study(study)) == tables(locally(tmp_path / "here", "trainer.max_steps=200"))
 
 
 # From one backend to another
@@ -257,16 +265,17 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     assert call("report", "cluster")[0] == 0
 
     again = Command(there, *asked, "hydra.launcher.detach=true").ends()
-    assert "3 jobs of an earlier command in SLURM's queue: not submitted again" in again
+    assert "of an earlier command in SLURM's queue: not submitted again" in again
+    assert "submitted 1 job" not in again
     followed = Command(there, *asked)
     until(lambda: steps(study), followed)
     until(lambda: ": begins," in followed.printed.read_text(), followed)
     code, status, _ = call("status", "cluster")
     assert "1 running" in status
-    assert f"{jobs[0].id}  " in status
+    assert re.search(r"\d_\d +running +n1 +0:\d\d +side \+ paced seed=\d", status), status
     followed.process.kill()
     followed.process.wait()
-    assert "none left" in Command(there, *asked).ends()
+    Command(there, *asked).ends()
     assert slurm.submitted(study) == jobs, "none was submitted twice"
     assert [begun(each) for each in jobs] == [1, 1, 1]
     for each in jobs:
@@ -297,7 +306,10 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
             ["hydra.launcher.slurm.time='1:30:00'"],
             "hydra.launcher.slurm.time must be at most what partition debug allows, 1:00:00, but got 1:30:00",
         ),
-        (["hydra.launcher.slurm.additional={nodelist: n9}"], "but sbatch says: allocation failure: Invalid node name"),
+        (
+            ["hydra.launcher.slurm.additional={nodelist: n9}"],
+            "but sbatch says: allocation failure: Invalid node name",
+        ),
         (
             ["hydra.launcher.slurm.time=soon"],
             "hydra.launcher.slurm.time must be minutes, or as SLURM writes it",
