@@ -110,6 +110,7 @@ def slurm_cluster() -> Iterator[Cluster]:
         _start(cluster)
         yield cluster
     finally:
+        _clear(cluster)
         _stop(list(folder.glob("*.pid")))
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -162,6 +163,16 @@ def _wait_until_idle(cluster: Cluster) -> None:
                 return
         time.sleep(0.2)
     raise AssertionError(f"SLURM did not come up in {SECONDS:.0f} s\n{cluster.log()}")
+
+
+def _clear(cluster: Cluster) -> None:
+    """End all jobs: without daemons their processes would go on."""
+    end = time.monotonic() + SECONDS
+    with suppress(AssertionError, subprocess.TimeoutExpired):  # it may not even have come up
+        cluster.ask("scancel", "--me", "--full", "--signal=KILL")
+        cluster.ask("scancel", "--me")
+        while cluster.ask("squeue", "--noheader") and time.monotonic() < end:
+            time.sleep(0.2)
 
 
 def _daemon(cluster: Cluster, name: str, *arguments: str) -> None:

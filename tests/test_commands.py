@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,6 +42,7 @@ from myosotis.scaffold import write_project
 from myosotis_plugins.models.nano import FOLDER as NANO
 from tests.documented import DOCUMENTS, OTHER_LANGUAGES, ROOT, Command, blocks, commands, read
 from tests.serving import answering
+from tests.slurm_cluster import require, slurm_cluster
 
 Call: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -68,8 +70,11 @@ PLACES = {
     "probe.yelp_polarity.path": "yelp_polarity",
 }
 """What a key leaves open, and what is made for it here."""
-INSTEAD = {"probe.lm_eval.tasks=[arc_easy]": "probe.lm_eval.task_file=task.yaml"}
-"""What comes from the network, and a file of its kind."""
+INSTEAD = {
+    "probe.lm_eval.tasks=[arc_easy]": "probe.lm_eval.task_file=task.yaml",
+    "hydra.launcher.slurm.partition=gpu": "hydra.launcher.slurm.partition=debug",
+}
+"""What comes from the network or is elsewhere, and what of its kind is here."""
 WITH = {
     "probe=[gsm8k]": ("probe.gsm8k.path=gsm8k",),
     "+experiments/recipes=quotes_8bit": ("model.path=model", "dataset.quotes.path=quotes"),
@@ -198,7 +203,7 @@ class Runner:
         more = [each for word in words for each in WITH.get(word, ())]
         many = MANY if any(each.startswith(LONG) for each in words) else ()
         self.patch.setenv("OPENAI_API_KEY", "a key")
-        with answering() as server:
+        with answering() as server, self.cluster(words):
             places = {**PLACES, "model.url": server.address}
             for number, each in enumerate(overrides):
                 key = each.partition("=")[0]
@@ -208,6 +213,17 @@ class Runner:
         rows = 2 if "model=endpoint" in words else 0
         assert server.keys == ["Bearer a key"] * rows
         assert all(f"model.name={body['model']}" in words for body in server.bodies)
+
+    @contextmanager
+    def cluster(self, words: Sequence[str]) -> Iterator[None]:
+        """Start SLURM where a command is for it."""
+        if "hydra.launcher.backend=slurm" not in words:
+            yield
+            return
+        require()
+        with slurm_cluster() as cluster:
+            self.patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+            yield
 
     def plan(self, words: Sequence[str]) -> None:
         flags = [each for each in words if each.startswith("--")]

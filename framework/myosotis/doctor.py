@@ -199,7 +199,17 @@ def _plugins() -> Iterator[Diagnosis]:
 
 
 def _clusters() -> Iterator[Diagnosis]:
+    """Say which backends there are beside this machine."""
+    from myosotis import slurm
+
     ray = importlib.util.find_spec("ray") is not None
-    slurm = shutil.which("sbatch")
-    found = [f"Ray {metadata.version('ray')}" if ray else "no Ray", "SLURM" if slurm else "no SLURM"]
-    yield Diagnosis("clusters", "ok", f"{', '.join(found)}: studies run on this machine")
+    found = [f"Ray {metadata.version('ray')}" if ray else "no Ray"]
+    if shutil.which("sbatch") is None:
+        yield Diagnosis("clusters", "ok", f"{found[0]}, no SLURM")
+        return
+    try:
+        partitions = sorted({node.partition for node in slurm.nodes()})
+    except slurm.SlurmError as error:
+        yield Diagnosis("clusters", "note", f"{found[0]}, SLURM does not answer: {error}", "ask who runs it")
+        return
+    yield Diagnosis("clusters", "ok", f"{found[0]}, SLURM with the partitions {', '.join(partitions)}")

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from myosotis import load_study, slurm
+from myosotis.cohort import Job
+from myosotis.course import Course, TrialCourse
+from myosotis.doctor import diagnoses
+from myosotis.errors import Interrupted
 from myosotis.events import Event
 from myosotis.ledger import StudyRecord
+from myosotis.local import Queue, Stopping, Unit
 from myosotis.locks import TrialLock
+from myosotis.progress import PlainLines
+from myosotis.slurm_backend import Running, _look
+from myosotis.slurm_job import SlurmTask
 from myosotis.slurm_options import minutes_of
 from myosotis.told import Ended, Listener, Teller
 from tests.core.commands import run_at, search_path, toy
@@ -427,6 +436,58 @@ def test_the_job_of_a_cluster_that_was_set_up_anew_is_not_taken_for_ones_own(
     assert list(slurm.active(study)) == ["7_0"]
 
 
-def test_slurm_is_there_in_ci() -> None:
-    if os.environ.get("CI"):
-        assert shutil.which("sbatch")
+class Warned:
+    """Surroundings in which a job's time is over before its first step is done."""
+
+    def enter(self) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        raise Interrupted
+
+
+def test_a_job_whose_time_is_too_short_for_a_step_does_not_come_back_for_ever(tmp_path: Path) -> None:
+    job = Job("a", "a", tmp_path / "a", "study", {})
+    task: Any = SlurmTask(cast(Any, Warned()), Unit([job], 1), tmp_path / "told.jsonl")
+    requeued: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: requeued.append(number))
+    try:
+        while task.fruitless < 3 and len(requeued) < 9:
+            task()
+            task = pickle.loads(pickle.dumps(task.checkpoint())).function
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert len(requeued) == 2
+    *waits, last = Listener(tmp_path / "told.jsonl").heard()
+    assert [getattr(each, "kind", "") for each in waits] == ["waits", "waits"]
+    assert last == Ended(
+        "came no further in 3 turns: give a job more time, hydra.launcher.slurm.time", passing=False
+    )
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", None])
+def test_a_job_that_is_no_more_is_begun_again_unless_somebody_cancelled_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None
+) -> None:
+    job = Job("a", "a", tmp_path / "study" / "a", "study", {})
+    folder = tmp_path / "study" / slurm.FOLDER / "first"
+    unit = Unit([job], 1, attempts=1)
+    queue = Queue([], PlainLines(Course({"a": TrialCourse("a")})), Stopping(), retries=1, fail_fast=False)
+    running = {"7": Running(slurm.Submitted("7", ("a",), folder / "0.jsonl", folder / "7.out"), unit)}
+    stand = {} if state is None else {"7": slurm.Queued(state, "None", "", "")}
+    monkeypatch.setattr(slurm, "queue", lambda study, jobs: stand)
+    _look(queue, running)
+    assert list(running) == ["7"], "what it told last may come a little later"
+    _look(queue, running)
+    assert not running
+    again = [each.jobs for each in queue.waiting]
+    if state == "CANCELLED":
+        assert again == []
+        assert "SLURM job 7 cancelled" in (job.folder / "error.txt").read_text()
+        assert list(queue.failed) == ["a"]
+    else:
+        assert again == [[job]]
+        assert queue.failed == {}
+
+
+def test_the_doctor_knows_the_partitions(cluster: Cluster) -> None:
+    *_, last = diagnoses(Path("studies"))
+    assert last.found.endswith("SLURM with the partitions debug, urgent")
