@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -76,6 +76,8 @@ def cluster() -> Iterator[Cluster]:
     with slurm_cluster() as started, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", started.environment["SLURM_CONF"])
         yield started
+        for command in Command.started:
+            command.process.kill()
 
 
 @pytest.fixture
@@ -92,7 +94,10 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class Command:
     """A command in a process of its own, which can be looked at while it runs."""
 
+    started: ClassVar[list[Command]] = []
+
     def __init__(self, folder: Path, *overrides: str, pace: str = PACE) -> None:
+        self.started.append(self)
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.printed = folder / "printed.txt"
@@ -148,6 +153,7 @@ def restarts(cluster: Cluster, job: str) -> int:
 # The same numbers
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_this_machine_to_the_bit(
     cluster: Cluster, tmp_path: Path, plugins: None
 ) -> None:
@@ -180,6 +186,7 @@ def test_the_numbers_are_those_of_this_machine_to_the_bit(
             assert part in shown
 
 
+@pytest.mark.slow
 def test_a_job_that_makes_room_and_one_that_is_killed_go_on_with_the_same_numbers(
     cluster: Cluster, tmp_path: Path, plugins: None
 ) -> None:
@@ -226,6 +233,7 @@ def test_a_trial_that_takes_longer_than_its_job_may_goes_on_in_the_next_turn(
 # From one backend to another
 
 
+@pytest.mark.slow
 def test_a_trial_goes_from_this_machine_to_slurm_and_back(
     cluster: Cluster, tmp_path: Path, plugins: None
 ) -> None:
@@ -251,6 +259,7 @@ def test_a_trial_goes_from_this_machine_to_slurm_and_back(
 # Without the command
 
 
+@pytest.mark.slow
 def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     cluster: Cluster, tmp_path: Path, plugins: None, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
