@@ -56,6 +56,7 @@ MpiDefault=none
 JobRequeue=1
 KillWait=10
 MinJobAge=3600
+MaxArraySize=2
 GresTypes=gpu
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=1 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=1 RealMemory=8000 State=UNKNOWN
@@ -64,7 +65,7 @@ PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=10 PreemptMode=O
 """
 """Two partitions: what is submitted to `urgent` takes the place of what runs in `debug`.
 
-Node n1 says that it has two GPUs. A requeued job waits for as long as credentials live, here 5 s.
+An array has two jobs at most. Node n1 says that it has two GPUs. A requeued job waits for as long as credentials live, here 5 s.
 """
 
 

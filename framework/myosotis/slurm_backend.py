@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -383,11 +383,15 @@ def _withdraw(jobs: Mapping[str, Queued]) -> None:
 
 
 def _died(queue: Queue, each: Running, stands: Queued | None) -> None:
-    """Try a unit again whose job has ended before it, but for one that somebody cancelled."""
+    """Try a unit again whose job has ended before it, but for one that somebody cancelled.
+
+    That another job took its place is no failure, and does not count as one.
+    """
     how = "left the queue" if stands is None else str(stands)
     reason = f"SLURM job {each.job.id} {how}; its log: {os.path.relpath(each.job.log)}"
     if stands is None or stands.state != "CANCELLED":
-        queue.died(each.unit, reason)
+        pushed_aside = stands is not None and stands.state == "PREEMPTED"
+        queue.died(replace(each.unit, attempts=each.unit.attempts - pushed_aside), reason)
         return
     for job in each.unit.jobs:
         if job.id not in queue.ended:

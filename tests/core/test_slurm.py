@@ -278,7 +278,8 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     code, status, _ = call("status", "cluster")
     assert code == 0
     assert "3 trials, " in status
-    assert "2 jobs in SLURM's queue: pending (" in status
+    for reason in ("JobArrayTaskLimit", "Dependency"):  # the second array begins after the first
+        assert f"1 job in SLURM's queue: pending ({reason})" in status
     assert "2 in the queue" in status
     assert call("report", "cluster")[0] == 0
 
@@ -472,13 +473,16 @@ def test_a_job_whose_time_is_too_short_for_a_step_does_not_come_back_for_ever(tm
     )
 
 
-@pytest.mark.parametrize("state", ["CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", None])
+@pytest.mark.parametrize(
+    ("state", "attempts"),
+    [("CANCELLED", 1), ("TIMEOUT", 1), ("NODE_FAIL", 1), ("OUT_OF_MEMORY", 1), (None, 1), ("PREEMPTED", 2)],
+)
 def test_a_job_that_is_no_more_is_begun_again_unless_somebody_cancelled_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None, attempts: int
 ) -> None:
     job = Job("a", "a", tmp_path / "study" / "a", "study", {})
     folder = tmp_path / "study" / slurm.FOLDER / "first"
-    unit = Unit([job], 1, attempts=1)
+    unit = Unit([job], 1, attempts)
     queue = Queue([], PlainLines(Course({"a": TrialCourse("a")})), Stopping(), retries=1, fail_fast=False)
     running = {"7": Running(slurm.Submitted("7", ("a",), folder / "0.jsonl", folder / "7.out"), unit)}
     stand = {} if state is None else {"7": slurm.Queued(state, "None", "", "")}
