@@ -65,7 +65,8 @@ PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=10 PreemptMode=O
 """
 """Two partitions: what is submitted to `urgent` takes the place of what runs in `debug`.
 
-An array has two jobs at most. Node n1 says that it has two GPUs. A requeued job waits for as long as credentials live, here 5 s.
+An array has two jobs at most. Node n1 says that it has two GPUs. A requeued job waits for as long as credentials
+live, here 5 s.
 """
 
 

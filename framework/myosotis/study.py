@@ -441,15 +441,13 @@ def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: 
     """
     from myosotis.report import write_report
 
-    ran = ran and not any(
-        job.status == JobStatus.UNKNOWN for job in returns
-    )  # such run on without this process
-    if ran:
+    goes_on = any(job.status == JobStatus.UNKNOWN for job in returns)  # without this process
+    if ran and not goes_on:
         registry.hook.myosotis_study_finished(study=folder.name, folder=folder)
     record = read_study(folder)
     if all(state == "finished" for state in record.trials.status):
         shutil.rmtree(folder / PREFIX_FOLDER, ignore_errors=True)
-    if ran or not (folder / "report.html").is_file():
+    if not goes_on and (ran or not (folder / "report.html").is_file()):
         write_report(record)
     failures = [_failure(job) for job in returns if job.status == JobStatus.FAILED]
     if failures:

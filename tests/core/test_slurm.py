@@ -270,6 +270,7 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     printed = Command(there, *asked, "hydra.launcher.detach=true").ends()
     study = there / "studies" / "cluster"
     assert "myosotis status cluster" in printed
+    assert not (study / "report.html").exists(), "it does not take its time for that"
     jobs = slurm.submitted(study)
     assert len(jobs) == 3
     assert len(slurm.active(study)) == 3, "the command has ended before them"

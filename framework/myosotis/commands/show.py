@@ -33,7 +33,8 @@ def show(record: StudyRecord) -> None:
         console.print(
             f"W&B ran offline; to upload: wandb sync {os.path.relpath(record.folder)}/*/wandb/offline-run-*"
         )
-    console.print(f"report: {os.path.relpath(record.folder / 'report.html')}", soft_wrap=True)
+    if (record.folder / "report.html").is_file():
+        console.print(f"report: {os.path.relpath(record.folder / 'report.html')}", soft_wrap=True)
 
 
 TERMINAL = {
