@@ -7,26 +7,26 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import submitit
+from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from myosotis import slurm
 from myosotis.backend import Backend, Surroundings
 from myosotis.cohort import Job
-from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.errors import ConfigurationError
 from myosotis.events import Event
-from myosotis.ledger import status, write_text
+from myosotis.ledger import status
 from myosotis.local import Queue, Unit
 from myosotis.locks import StudyLock
 from myosotis.measure import Cost
 from myosotis.options import Options
-from myosotis.slurm import Node, Queued, SlurmError, Submitted
-from myosotis.slurm_job import LEAVE, SlurmTask
-from myosotis.slurm_options import minutes_of
+from myosotis.slurm import SlurmError, Submitted
+from myosotis.slurm_follow import Running, listen, look
+from myosotis.slurm_job import SlurmTask
+from myosotis.slurm_request import SlurmRequest
 from myosotis.told import Ended, Listener
 
 PERIOD_SECONDS = 1.0
@@ -35,24 +35,6 @@ ASK_SECONDS = 10.0
 """How often SLURM is asked how they stand: it serves many."""
 TIMEOUTS = 1_000_000
 """How often a job may be requeued: what makes no progress ends by itself."""
-
-
-@dataclass
-class Running:
-    """A job in the queue, and the unit that it runs.
-
-    Attributes:
-        unit: those of its trials that this command is to run.
-        gone: whether SLURM had it no more when it was asked last.
-    """
-
-    job: Submitted
-    unit: Unit
-    listener: Listener = field(init=False)
-    gone: bool = False
-
-    def __post_init__(self) -> None:
-        self.listener = Listener(self.job.told)
 
 
 class SlurmBackend(Backend):
@@ -68,8 +50,8 @@ class SlurmBackend(Backend):
         self.options = options
         self._silent = False
         try:
-            self._nodes = self._chosen(slurm.nodes())
-            self._check()
+            self.request = SlurmRequest(options)
+            self.request.check()
         except SlurmError as error:
             raise ConfigurationError(
                 f"hydra.launcher.backend=slurm must find SLURM here, but {error}; run the command where sbatch "
@@ -78,7 +60,7 @@ class SlurmBackend(Backend):
 
     def slots(self) -> int:
         """Count the units that the partition has room for, when nothing else runs there."""
-        return sum(self._room(node) for node in self._nodes)
+        return sum(map(self.request.room, self.request.nodes))
 
     def time(self, surroundings: Surroundings, jobs: Sequence[Job]) -> Cost | None:
         """Time nothing: a measurement would wait in the queue."""
@@ -95,7 +77,7 @@ class SlurmBackend(Backend):
             if self.options.detach or not running:
                 return
             time.sleep(PERIOD_SECONDS)
-            _listen(queue, running)
+            listen(queue, running)
             if queue.stopping() or time.monotonic() - asked >= ASK_SECONDS:
                 self._look(queue, running)
                 asked = time.monotonic()
@@ -106,7 +88,7 @@ class SlurmBackend(Backend):
     def _look(self, queue: Queue, running: dict[str, Running]) -> None:
         """See how the jobs stand; SLURM serves many, and where it does not answer it is asked the next time."""
         try:
-            _look(queue, running)
+            look(queue, running)
         except SlurmError as error:
             if not self._silent:
                 queue.progress.note(
@@ -115,91 +97,6 @@ class SlurmBackend(Backend):
             self._silent = True
         else:
             self._silent = False
-
-    # What there must be
-
-    def _chosen(self, nodes: Sequence[Node]) -> list[Node]:
-        """Give the nodes of the partition that is asked for."""
-        partition = self.options.slurm.partition
-        known = sorted({node.partition for node in nodes})
-        if partition is None:
-            chosen = [node for node in nodes if node.default]
-            if not chosen:
-                raise ConfigurationError(
-                    "hydra.launcher.slurm.partition must be given, for this cluster has no default; it has "
-                    f"{', '.join(known) or 'none'}"
-                )
-            return chosen
-        chosen = [node for node in nodes if node.partition in partition.split(",")]
-        for name in partition.split(","):
-            if name not in known:
-                raise ConfigurationError(
-                    "hydra.launcher.slurm.partition: " + unknown_name("partition", name, known)
-                )
-        return chosen
-
-    def _check(self) -> None:
-        """Refuse jobs that would wait for ever, or that sbatch would refuse."""
-        if self.options.gpus != int(self.options.gpus):
-            raise ConfigurationError(
-                f"hydra.launcher.gpus must be whole on SLURM, but got {self.options.gpus:g}; give 0, 1 or more"
-            )
-        name = self._nodes[0].partition
-        if not any(map(self._room, self._nodes)):
-            has = sorted({_resources(node) for node in self._nodes})
-            raise ConfigurationError(
-                f"a node of SLURM's partition {name} must have what a worker asks for, "
-                f"{self.options.resources()}, but its nodes have {'; '.join(has)}; ask for less, or another "
-                "partition"
-            )
-        limits = [(minutes_of(node.minutes), node.minutes) for node in self._nodes]
-        known = [(minutes, text) for minutes, text in limits if minutes is not None]
-        if len(known) == len(limits) and self.options.slurm.minutes > max(known)[0]:
-            raise ConfigurationError(
-                f"hydra.launcher.slurm.time must be at most what partition {name} allows, {max(known)[1]}, but got "
-                f"{self.options.slurm.time}; a trial that takes longer goes on in its job's next turn"
-            )
-        self._ask_sbatch()
-
-    def _ask_sbatch(self) -> None:
-        """Let SLURM itself say whether it would take such a job: it knows accounts and qualities of service."""
-        parameters = {**self._parameters(), **self.options.slurm.additional}
-        flags = [
-            f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}")
-            for key, value in parameters.items()
-        ]
-        try:
-            slurm.ask("sbatch", "--test-only", *flags, "--wrap=true")
-        except SlurmError as error:
-            raise ConfigurationError(
-                f"SLURM must take the jobs that hydra.launcher.slurm describes, but sbatch says: {error}"
-            ) from error
-
-    def _room(self, node: Node) -> int:
-        """Count the units that fit into a node."""
-        memory = int((self.options.memory_gigabytes or 0) * 1024)
-        asked = [
-            (node.cpus, self.options.cpus),
-            (node.gpus, int(self.options.gpus)),
-            (node.megabytes, memory),
-        ]
-        return min(has // amount for has, amount in asked if amount)
-
-    # Submitting
-
-    def _parameters(self) -> dict[str, Any]:
-        """Give what sbatch is told, by the names of its options."""
-        options, memory = self.options.slurm, self.options.memory_gigabytes
-        asked = {
-            "partition": options.partition,
-            "account": options.account,
-            "qos": options.qos,
-            "time": options.minutes,
-            "cpus_per_task": self.options.cpus,
-            "gpus_per_node": int(self.options.gpus) or None,
-            "mem": None if memory is None else f"{int(memory * 1024)}M",
-        }
-        return {key: value for key, value in asked.items() if value is not None}
 
     def _hand_over(
         self,
@@ -225,7 +122,7 @@ class SlurmBackend(Backend):
                     if (jobs := [job for job in unit.jobs if job.id not in taken])
                 ]
                 made = self._submit(study, left, surroundings)
-            except (SlurmError, submitit.core.utils.UncompletedJobError) as error:
+            except (SlurmError, FailedSubmissionError, UncompletedJobError) as error:
                 raise ConfigurationError(
                     f"SLURM must take the study's jobs, but {error}; what is in its queue goes on: myosotis "
                     f"status {study.name}"
@@ -253,7 +150,7 @@ class SlurmBackend(Backend):
         executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS)
         workers = self.options.workers
         executor.update_parameters(
-            **self._parameters(),
+            **self.request.parameters(),
             job_name=slurm.job_name(study),
             setup=list(self.options.slurm.setup),
             signal_delay_s=self.options.slurm.save_seconds,
@@ -294,10 +191,6 @@ def _listed(jobs: Sequence[Running]) -> str:
     return "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
 
 
-def _resources(node: Node) -> str:
-    return f"{node.cpus} cores, {node.gpus} GPUs, {node.megabytes / 1024:.1f} GB of memory"
-
-
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Let a command that runs in a job of SLURM submit others: they must not take its settings for theirs."""
@@ -331,69 +224,3 @@ def _finished(units: Sequence[Unit], queue: Queue) -> set[str]:
                 found.add(job.id)
                 queue.take(unit, Event(job.id, "finished"))
     return found
-
-
-# Following
-
-
-def _listen(queue: Queue, running: dict[str, Running]) -> None:
-    """Take what the jobs have told."""
-    for each in list(running.values()):
-        own = {job.id for job in each.unit.jobs}
-        for told in each.listener.heard():
-            if isinstance(told, Ended):
-                del running[each.job.id]
-                if told.reason:
-                    queue.died(each.unit, told.reason, told.passing)
-            elif told.trial in own:
-                queue.take(each.unit, told)
-
-
-def _look(queue: Queue, running: dict[str, Running]) -> None:
-    """See which jobs have ended without a word; asked to stop, take the others out of the queue.
-
-    Raises:
-        SlurmError: SLURM does not answer.
-    """
-    if not running:
-        return
-    study = next(iter(running.values())).job.told.parents[2]
-    stand = slurm.queue(study, [each.job for each in running.values()])
-    if queue.stopping():
-        _withdraw({job: stand[job] for job in running if job in stand})
-    ended = [each for each in running.values() if each.job.id not in stand or stand[each.job.id].ended]
-    # What a job told last may be seen later than its end.
-    over = [each for each in ended if each.gone]
-    for each in ended:
-        each.gone = True
-    for each in over:
-        del running[each.job.id]
-        if not queue.stopping():
-            _died(queue, each, stand.get(each.job.id))
-
-
-def _withdraw(jobs: Mapping[str, Queued]) -> None:
-    """Let those that run save and end, and take back those that wait."""
-    waiting = [job for job, each in jobs.items() if each.state == "PENDING"]
-    runs = [job for job, each in jobs.items() if each.state == "RUNNING"]
-    if waiting:
-        slurm.ask("scancel", *waiting)
-    if runs:
-        slurm.ask("scancel", f"--signal={LEAVE.name.removeprefix('SIG')}", *runs)
-
-
-def _died(queue: Queue, each: Running, stands: Queued | None) -> None:
-    """Try a unit again whose job has ended before it, but for one that somebody cancelled.
-
-    That another job took its place is no failure, and does not count as one.
-    """
-    how = "left the queue" if stands is None else str(stands)
-    reason = f"SLURM job {each.job.id} {how}; its log: {os.path.relpath(each.job.log)}"
-    if stands is None or stands.state != "CANCELLED":
-        pushed_aside = stands is not None and stands.state == "PREEMPTED"
-        queue.died(replace(each.unit, attempts=each.unit.attempts - pushed_aside), reason)
-        return
-    for job in each.unit.jobs:
-        if job.id not in queue.ended:
-            write_text(job.folder / "error.txt", f"{reason}\n")
-            queue.take(each.unit, Event(job.id, "failed", error=reason))

@@ -26,7 +26,7 @@ from myosotis.ledger import StudyRecord
 from myosotis.local import Queue, Stopping, Unit
 from myosotis.locks import TrialLock
 from myosotis.progress import PlainLines
-from myosotis.slurm_backend import Running, _look
+from myosotis.slurm_follow import Running, look
 from myosotis.slurm_job import SlurmTask
 from myosotis.slurm_options import minutes_of
 from myosotis.told import Ended, Listener, Teller
@@ -362,7 +362,7 @@ def test_without_slurm_it_says_so(call: Call, monkeypatch: pytest.MonkeyPatch, t
 def test_without_the_extra_it_says_what_to_type(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [each for each in sys.modules if each.partition(".")[0] == "submitit"]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("slurm_backend", "slurm_job"):
+    for name in ("slurm_backend", "slurm_follow", "slurm_job"):
         monkeypatch.delitem(sys.modules, f"myosotis.{name}", raising=False)
     monkeypatch.setattr(sys, "meta_path", [NoSubmitit(), *sys.meta_path])
     code, _, printed = call("run", *toy("study=refused", "hydra.launcher.backend=slurm"))
@@ -488,9 +488,9 @@ def test_a_job_that_is_no_more_is_begun_again_unless_somebody_cancelled_it(
     running = {"7": Running(slurm.Submitted("7", ("a",), folder / "0.jsonl", folder / "7.out"), unit)}
     stand = {} if state is None else {"7": slurm.Queued(state, "None", "", "")}
     monkeypatch.setattr(slurm, "queue", lambda study, jobs: stand)
-    _look(queue, running)
+    look(queue, running)
     assert list(running) == ["7"], "what it told last may come a little later"
-    _look(queue, running)
+    look(queue, running)
     assert not running
     again = [each.jobs for each in queue.waiting]
     if state == "CANCELLED":
