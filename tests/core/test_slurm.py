@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import pytest
 
 from myosotis import load_study, slurm
@@ -22,7 +23,7 @@ from myosotis.course import Course, TrialCourse
 from myosotis.doctor import diagnoses
 from myosotis.errors import Interrupted
 from myosotis.events import Event
-from myosotis.ledger import StudyRecord
+from myosotis.ledger import StudyRecord, read_json
 from myosotis.local import Queue, Stopping, Unit
 from myosotis.locks import TrialLock
 from myosotis.progress import PlainLines
@@ -91,6 +92,12 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MYOSOTIS_PLUGINS", "tests.toy,tests.core.hazards,paced")
 
 
+def asked(*overrides: str) -> list[str]:
+    """Give the study with further overrides; later ones stand for earlier ones of the same key."""
+    keys = {each.partition("=")[0] for each in overrides}
+    return toy(*(each for each in STUDY if each.partition("=")[0] not in keys), *overrides)
+
+
 class Command:
     """A command in a process of its own, which can be looked at while it runs."""
 
@@ -103,7 +110,7 @@ class Command:
         self.printed = folder / "printed.txt"
         with self.printed.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "myosotis", "run", *toy(*STUDY, *overrides)],
+                [sys.executable, "-m", "myosotis", "run", *asked(*overrides)],
                 cwd=folder,
                 env={**os.environ, "PACE": pace},
                 stdout=file,
@@ -141,7 +148,7 @@ def locally(folder: Path, *overrides: str) -> StudyRecord:
     """Run the same study in this process."""
     folder.mkdir(exist_ok=True)
     modules = os.environ["MYOSOTIS_PLUGINS"]
-    return run_at(folder, *toy(*STUDY, "hydra.launcher.workers=1", *overrides), modules=modules)
+    return run_at(folder, *asked("hydra.launcher.workers=1", *overrides), modules=modules)
 
 
 def restarts(cluster: Cluster, job: str) -> int:
@@ -154,25 +161,30 @@ def restarts(cluster: Cluster, job: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_numbers_are_those_of_this_machine_to_the_bit(
+def test_two_cohorts_are_an_array_with_what_was_asked_for_and_the_numbers_of_this_machine(
     cluster: Cluster, tmp_path: Path, plugins: None
 ) -> None:
+    trials = ("method=[side]", "method.side.width=1,3", "seed=0,1")
     told = (
+        "hydra.launcher.cohort=2",
         "hydra.launcher.memory_gigabytes=1.5",
         "hydra.launcher.slurm.account=research",
         "hydra.launcher.slurm.time=0-00:50:00",
         "hydra.launcher.slurm.additional={nice: 7}",
     )
     there = tmp_path / "there"
-    printed = Command(there, *SLURM, *told, "seed=0,1", pace="0").ends()
-    record = load_study(there / "studies" / "cluster")
-    assert tables(record) == tables(locally(tmp_path / "here", "seed=0,1"))
+    printed = Command(there, *SLURM, *told, *trials).ends()
+    record, here = load_study(there / "studies" / "cluster"), locally(tmp_path / "here", *trials)
+    assert list(record.scores.trial) == list(here.scores.trial)
+    np.testing.assert_allclose(record.scores.value, here.scores.value, atol=1e-4)
 
     jobs = slurm.submitted(record.folder)
-    assert [each.trials for each in jobs] == [(each,) for each in record.trials.trial]
+    assert [len(each.trials) for each in jobs] == [2, 2]
     assert len({each.id.partition("_")[0] for each in jobs}) == 1, "they are one array"
     assert "submitted 2 jobs to SLURM" in printed
     for each in jobs:
+        for trial in each.trials:
+            assert set(read_json(record.folder / trial / "manifest.json")["cohort"]) == set(each.trials)
         shown = cluster.ask("scontrol", "show", "job", each.id)
         for part in (
             "Partition=debug",
