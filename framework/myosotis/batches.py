@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from myosotis.buckets import in_turn
-from myosotis.curriculum import TOLERANCE, MixtureSampler, Part, drawn_length, mean_draws
+from myosotis.curriculum import TOLERANCE, MixtureSampler, Part, Place, drawn_length, mean_draws
 from myosotis.interfaces import (
     Batch,
     Example,
@@ -25,6 +25,7 @@ from myosotis.interfaces import (
     Task,
     TrainingRow,
 )
+from myosotis.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from myosotis.config import TrainerConfig
@@ -47,7 +48,10 @@ class Group:
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """One training batch: its groups, which examples of which tasks its rows are, and how many tokens each has."""
+    """One training batch: its groups, which examples of which tasks its rows are, and how many tokens each has.
+
+    Where several processes share a batch, each has groups of its own rows, and knows which the rows of all are.
+    """
 
     groups: tuple[Group, ...]
     rows: tuple[tuple[str, int], ...]
@@ -92,15 +96,22 @@ class BatchLoader:
         sampler: says which examples each batch holds.
         model: what they were encoded for.
         accumulated: batches an optimizer step, whose mean loss is that of one large batch.
+        ranks: the processes among which each batch's rows are dealt out.
     """
 
     def __init__(
-        self, parts: Sequence[EncodedPart], sampler: MixtureSampler, model: Model, accumulated: int = 1
+        self,
+        parts: Sequence[EncodedPart],
+        sampler: MixtureSampler,
+        model: Model,
+        accumulated: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.parts = parts
         self.sampler = sampler
         self.model = model
         self.accumulated = accumulated
+        self.ranks = ranks
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -110,8 +121,20 @@ class BatchLoader:
 
     def after(self, batches: int) -> Iterator[MixedBatch]:
         """Give the batches after the first ones, whole steps, which are drawn but not made."""
-        made = (self.collate(rows) for rows in itertools.islice(self.sampler, batches, None))
-        return itertools.chain.from_iterable(map(as_one, in_turn(made, self.accumulated)))
+        drawn = itertools.islice(self.sampler, batches, None)
+        return itertools.chain.from_iterable(map(self._step, in_turn(drawn, self.accumulated)))
+
+    def _step(self, drawn: Sequence[list[Place]]) -> Iterator[MixedBatch]:
+        """Give this process's part of each batch of a step; all parts are made, for each counts in the weights."""
+        count = self.ranks.count
+        parts = as_one([self.collate(rows) for batch in drawn for rows in self.ranks.dealt(batch)])
+        for start in range(0, len(parts), count):
+            whole = parts[start : start + count]
+            yield replace(
+                whole[self.ranks.rank],
+                rows=tuple(itertools.chain.from_iterable(part.rows for part in whole)),
+                lengths=tuple(itertools.chain.from_iterable(part.lengths for part in whole)),
+            )
 
     def collate(self, places: Sequence[tuple[int, int]]) -> MixedBatch:
         """Collate rows, given by their parts' indices and the examples' in them."""
@@ -214,9 +237,9 @@ def stage_batches(trainer: TrainerConfig, stage: Stage, parts: Sequence[Part], d
     if trainer.max_steps is not None:
         limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
     if trainer.max_epochs is not None:
-        limits.append(_batches_of_epochs(trainer.max_epochs, trainer.batch_size, stage, parts))
+        limits.append(_batches_of_epochs(trainer.max_epochs, trainer.rows_a_batch, stage, parts))
     if trainer.max_tokens is not None:
-        limits.append(_whole(trainer.max_tokens / (drawn_length(parts, stage.by) * trainer.batch_size)))
+        limits.append(_whole(trainer.max_tokens / (drawn_length(parts, stage.by) * trainer.rows_a_batch)))
     batches = min(limits) if limits else default * trainer.accumulate_grad_batches
     steps = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
     return steps * trainer.accumulate_grad_batches

@@ -62,6 +62,7 @@ class Training:
         generator: the state of the methods' own source of randomness.
         random: the states of the process's generators.
         early_stopping: what early stopping has seen.
+        others: where several processes train the trial, the states of the generators of those after the first.
     """
 
     rows: Mapping[str, int]
@@ -72,6 +73,7 @@ class Training:
     generator: torch.Tensor
     random: Mapping[str, Any]
     early_stopping: Mapping[str, Any]
+    others: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, order=True)

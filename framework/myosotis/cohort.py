@@ -25,6 +25,7 @@ from myosotis.ledger import PREFIX_FOLDER, Score
 from myosotis.logs import trial_log
 from myosotis.prefix import FrozenPrefix, worthwhile
 from myosotis.prefix_store import PrefixStore
+from myosotis.ranks import ALONE, Ranks
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.seeds import restore_random_state
 from myosotis.stacking import Stack, obstacle
@@ -81,16 +82,22 @@ class Control:
     Attributes:
         tell: takes events.
         stopping: whether to save and stop.
+        ranks: the processes that train its one trial together.
     """
 
     tell: Callable[[Event], None] = lambda event: None
     stopping: Callable[[], bool] = lambda: False
+    ranks: Ranks = ALONE
+
+    def asked_to_stop(self) -> bool:
+        """Tell whether to save and stop, to all processes alike."""
+        return self.ranks.agreed(self.stopping())
 
 
 def run_cohort(
     jobs: Sequence[Job], resolver: Resolver, workspace: Workspace, control: Control = Control()
-) -> None:
-    """Run trials together; what befalls each is told by events.
+) -> dict[str, BaseException]:
+    """Run trials together; what befalls each is told by events. Give what ended those that failed, by their ids.
 
     Where a step that is taken together fails, as when memory runs out, each half goes on by itself from
     the trials' checkpoints, with the same numbers.
@@ -98,17 +105,18 @@ def run_cohort(
     Raises:
         Interrupted: it was asked to stop, and has saved.
     """
-    cohort = Cohort(workspace, control)
+    cohort, unresolved = Cohort(workspace, control), dict[str, BaseException]()
     for job in jobs:
         try:
             config = job.resolve(resolver)
         except RAISED as error:
             _fail_unresolved(job, error, control)
+            unresolved[job.id] = error
         else:
             cohort.add(_run_of(job, config, workspace, control))
     try:
         cohort.run()
-        return
+        return {**unresolved, **cohort.failures}
     except Interrupted:
         cohort.stop()
         raise
@@ -116,17 +124,19 @@ def run_cohort(
         left = [job for job in jobs if job.id in cohort.runs]
         if len(left) == 1:
             cohort.fail(cohort.runs[left[0].id], error)
-            return
+            return {**unresolved, **cohort.failures}
         text = f"{type(error).__name__}: {error}"
         for job in left:
             trial_log(job.id).warning(
                 "a step of %d trials together failed (%s); half as many go on", len(left), text
             )
     cohort.close()  # each half opens its loggers anew
+    failures = {**unresolved, **cohort.failures}
     del cohort
     free_cached_memory()
     for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-        run_cohort(half, resolver, workspace, control)
+        failures |= run_cohort(half, resolver, workspace, control)
+    return failures
 
 
 def run_trial(config: TrialConfig, folder: Path, study: str, name: str, workspace: Workspace) -> None:
@@ -154,7 +164,7 @@ def _fail_unresolved(job: Job, error: BaseException, control: Control) -> None:
 
 
 def _run_of(job: Job, config: TrialConfig, workspace: Workspace, control: Control) -> TrialRun:
-    return TrialRun(config, job.folder, job.study, job.name, workspace, control.tell)
+    return TrialRun(config, job.folder, job.study, job.name, workspace, control.tell, control.ranks)
 
 
 def _width_bytes(prefix: Blocks) -> int:
@@ -263,7 +273,8 @@ class Cohort:
                 run.set_up(base)
                 if run.trains_base:
                     self.workspace.give_up_base()
-        for name, position in self._positions().items():
+        ranks = self.control.ranks
+        for name, position in ranks.agreed(self._positions() if ranks.first else {}).items():
             run = self.runs[name]
             with self._attributed(run):
                 run.resume(position)
@@ -311,7 +322,7 @@ class Cohort:
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self.control.stopping():
+        if self.control.asked_to_stop():
             raise Interrupted("asked to stop; every trial is saved where it was")
 
     def _train(self, runs: Sequence[TrialRun], members: Mapping[str, Member]) -> None:
@@ -346,7 +357,7 @@ class Cohort:
         parts = [part for member in members for part in member.loader.parts]
         examples = {part.identity or id(part): part for part in parts}.values()
         count = sum(len(part.examples) for part in examples)
-        rows = sum(len(member.loader) * member.trainer.batch_size for member in members)
+        rows = sum(len(member.loader) * member.trainer.rows_a_batch for member in members)
         size = count * mean_length(list(examples)) * _width_bytes(prefix)
         if not worthwhile(frozen, rows, count, int(size), limit):
             return contextlib.nullcontext()
@@ -389,12 +400,12 @@ class Cohort:
             examples = self._examples(task, self._alive(runs), stage, steps)
             for run, columns in self._predicted(task, self._alive(runs), examples):
                 evaluation, step = run.config.evaluation, steps.get(run.config.id, 0)
-                own = score(
-                    run.config.tasks[task], columns, stage, step, evaluation.split, evaluation.resamples
-                )
-                scores[run.config.id] += own
+                if run.ranks.first:
+                    scores[run.config.id] += score(
+                        run.config.tasks[task], columns, stage, step, evaluation.split, evaluation.resamples
+                    )
         for run in self._alive(runs):
-            run.scored(scores[run.config.id])
+            run.scored(run.ranks.agreed(scores[run.config.id]))
             run.costs.evaluation_seconds += (time.perf_counter() - since) / len(runs)
 
     def _examples(
@@ -426,7 +437,8 @@ class Cohort:
             own = run.config.tasks[name]
             with self._attributed(run):
                 base = run.compared_base(own)
-                yield run, predict(own, examples[run.config.id], run.adapted.model, size, run.runtime, base)
+                model, shown = run.adapted.model, examples[run.config.id]
+                yield run, predict(own, shown, model, size, run.runtime, base, run.ranks)
 
 
 @dataclass(frozen=True)
@@ -452,7 +464,7 @@ class StageProgress:
         for member in members:
             if member.early_stopping.due(member.step, member.context.steps):
                 self._stop_early(member)
-        stopping = self.cohort.control.stopping()
+        stopping = self.cohort.control.asked_to_stop()
         for member in (each for each in members if each.active):
             if stopping or _due(member, member.trainer.checkpoint_every_n_steps):
                 self._save(member, optimizer)

@@ -62,11 +62,16 @@ class TrainerConfig:
         max_steps: optimizer steps a stage; 60 where none of the three lengths is given.
         max_epochs: passes over the stage's own tasks; of several lengths, the shortest counts.
         max_tokens: tokens a stage, on average over its draws.
-        batch_size: rows a batch.
+        batch_size: rows a batch on each device.
         accumulate_grad_batches: batches an optimizer step, with the loss of one large batch.
         bucket_by_length: whether rows of like length come into one batch, so that less is filled up. Of every 50
             batches, or a quarter of the stage where that is less, the rows are sorted and the batches shuffled.
         precision: Lightning's precision, such as `32-true` or `bf16-mixed`.
+        accelerator: `auto`, `cpu` or `gpu`.
+        devices: processes that train a trial together, each on a GPU of its own, or on the CPU where the accelerator
+            is `cpu`; a batch of all has `devices` times `batch_size` rows.
+        num_nodes: machines with so many devices each, started by torchrun or srun.
+        strategy: how several processes train together: `ddp`, which `auto` is, or `fsdp`.
         gradient_clip_val: the largest norm of the gradient; None clips nothing.
         log_every_n_steps: steps between two entries of the training log.
         checkpoint_every_n_steps: steps between two checkpoints within a stage; 0 saves at stage ends only.
@@ -84,7 +89,7 @@ class TrainerConfig:
     bucket_by_length: bool = False
     precision: str = "32-true"
     accelerator: str = "auto"
-    devices: Any = 1
+    devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
     gradient_clip_val: float | None = 1.0
@@ -93,6 +98,16 @@ class TrainerConfig:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     save: bool = True
     prefix_gigabytes: float = 4.0
+
+    @property
+    def processes(self) -> int:
+        """How many processes train a trial together."""
+        return self.devices * self.num_nodes
+
+    @property
+    def rows_a_batch(self) -> int:
+        """Rows of a batch of all processes together."""
+        return self.batch_size * self.processes
 
 
 @dataclass

@@ -14,6 +14,7 @@ from myosotis.comparison import compared
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Columns, Example, Logits, Metric, Model, Task
 from myosotis.ledger import Score
+from myosotis.ranks import ALONE, Ranks
 
 LEVEL = 0.95
 
@@ -71,6 +72,7 @@ def predict(
     batch_size: int,
     runtime: Runtime,
     base: nn.Module | None,
+    ranks: Ranks = ALONE,
 ) -> Columns:
     """Predict examples in batches; each column is as long as the examples are many.
 
@@ -81,14 +83,20 @@ def predict(
         batch_size: examples at once.
         runtime: where to compute.
         base: the untouched base, which runs over the same batches where a metric compares with it; else None.
+        ranks: the processes that have the same model and take the batches in turn; each is given all columns.
     """
     model.module.to(runtime.device)
-    parts = []
+    made: dict[int, Columns] = {}
     with evaluating(model.module), runtime.forward():
-        for start in range(0, len(examples), batch_size):
+        for number, start in enumerate(range(0, len(examples), batch_size)):
+            if number % ranks.count != ranks.rank and not ranks.sharded:
+                continue
             batch = [examples[index] for index in range(start, min(start + batch_size, len(examples)))]
             wanted = base_logits(task, base, batch, model)
-            parts.append(predict_batch(task, model.module, batch, model, wanted))
+            made[number] = predict_batch(task, model.module, batch, model, wanted)
+    if not ranks.sharded:
+        made = {number: part for each in ranks.gathered(made) for number, part in each.items()}
+    parts = [made[number] for number in sorted(made)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

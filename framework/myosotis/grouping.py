@@ -50,7 +50,7 @@ def may_join(config: TrialConfig) -> bool:
     """Tell whether a trial's methods and trainer let it train together with others at all."""
     trainer = config.trainer
     # A GradScaler leaves out a step of all trials where one of them overflows.
-    alone = trainer.devices != 1 or trainer.strategy != "auto" or trainer.precision == "16-mixed"
+    alone = trainer.processes > 1 or trainer.precision == "16-mixed"
     return config.trains and not alone and all(method.cohort_fields for method in config.methods.values())
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from myosotis.ahead import PRELOADED
 from myosotis.cohort import OUT_OF_MEMORY, Control, Job, run_cohort
+from myosotis.distributed import Failure, Part, run_together, take_part
 from myosotis.errors import Interrupted
 from myosotis.events import Event
 from myosotis.ledger import status, write_text
@@ -201,7 +203,10 @@ def run_unit(
     threads = torch.get_num_threads()
     torch.set_num_threads(unit.threads)
     try:
-        if jobs:
+        if jobs and _processes(jobs[0]) > 1:
+            for job in jobs:
+                _run_together(job, unit.threads, resolver, workspace, tell, stopping)
+        elif jobs:
             with trial_logs({job.id: job.folder for job in jobs}):
                 run_cohort(jobs, resolver, workspace, Control(tell, stopping))
     finally:
@@ -209,6 +214,27 @@ def run_unit(
         for lock, job in zip(held, jobs, strict=True):
             # Nobody waits for a finished trial; a thousand lock files would be four megabytes.
             lock.remove() if status(job.folder) == "finished" else lock.release()
+
+
+def _processes(job: Job) -> int:
+    trainer = job.config["trainer"]
+    return int(trainer["devices"]) * int(trainer["num_nodes"])
+
+
+def _run_together(
+    job: Job,
+    threads: int,
+    resolver: Resolver,
+    workspace: Workspace,
+    tell: Callable[[Event], None],
+    stopping: Callable[[], bool],
+) -> None:
+    """Run a trial in processes of its own, which this one follows: none of them that dies is this one."""
+    with ForkServer(PRELOADED) as server:
+        loads = job.config["trainer"]["accelerator"] == "cpu"  # what they are forked from must leave GPUs alone
+        fingerprints = dict(resolver._fingerprints)
+        server.prepare("myosotis.local:prepare", Preparation(workspace.studies, [job], fingerprints, loads))
+        run_together(job, server, threads, tell, stopping)
 
 
 def run_here(queue: Queue, resolver: Resolver, workspace: Workspace) -> None:
@@ -298,6 +324,11 @@ def work(prepared: Prepared, unit: Unit, channel: Any) -> None:
         run_unit(unit, prepared.resolver, prepared.workspace, channel.send, lambda: bool(channel.stopping))
     except Interrupted:
         return
+
+
+def take_part_in_worker(prepared: Prepared, part: Part, channel: Any) -> Failure | None:
+    """Run a trial in a worker as one of its processes."""
+    return take_part(part, prepared.resolver, prepared.workspace, channel.send, lambda: channel.stopping)
 
 
 def run_in_workers(

@@ -39,6 +39,7 @@ from myosotis.ledger import content_hash
 from myosotis.plugins import KINDS, Registry, source_hash
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
+STRATEGIES = ("auto", "ddp", "fsdp")
 SCHEDULES = ("constant", "linear", "cosine")
 SPLITS = ("train", "validation", "test")
 EVALUATED_ROWS = ("first", "spread")
@@ -368,7 +369,10 @@ def _one_of(path: str, value: str, known: tuple[str, ...]) -> None:
 
 def checked_trainer(trainer: TrainerConfig) -> TrainerConfig:
     """Refuse lengths and sizes that cannot be."""
-    for name in ("max_steps", "max_epochs", "max_tokens", "batch_size", "accumulate_grad_batches"):
+    for name in (
+        *("max_steps", "max_epochs", "max_tokens", "batch_size", "accumulate_grad_batches"),
+        *("devices", "num_nodes"),
+    ):
         _at_least(f"trainer.{name}", getattr(trainer, name), 1)
     _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
     _at_least("trainer.checkpoint_every_n_steps", trainer.checkpoint_every_n_steps, 0)
@@ -378,6 +382,7 @@ def checked_trainer(trainer: TrainerConfig) -> TrainerConfig:
     _at_least("trainer.early_stopping.min_delta", trainer.early_stopping.min_delta, 0)
     _one_of("trainer.early_stopping.split", trainer.early_stopping.split, SPLITS)
     _at_least("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, strictly=True)
+    _one_of("trainer.strategy", trainer.strategy, STRATEGIES)
     _one_of("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "cuda"))
     # Lightning's `bf16-true` would convert the model after its base row was measured.
     _one_of("trainer.precision", trainer.precision, ("32-true", "bf16-mixed", "16-mixed"))

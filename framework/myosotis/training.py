@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from myosotis.adaptation import Adapted, overriding
@@ -25,6 +27,7 @@ from myosotis.errors import ConfigurationError, NonFiniteLoss
 from myosotis.evaluation import Runtime
 from myosotis.interfaces import Context, Loss, Method
 from myosotis.joint import JointForward
+from myosotis.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -51,6 +54,7 @@ class Member:
         optimizer_state: each parameter's, by its name; where a trial goes on, as it was.
         active: whether it still trains: not once its stage is over or it has failed.
         seconds: its share of the time that the training took.
+        ranks: the processes that train it together.
     """
 
     adapted: Adapted
@@ -69,6 +73,7 @@ class Member:
     active: bool = True
     seconds: float = 0.0
     pending: list[tuple[int, MixedBatch, dict[str, Tensor]]] = field(default_factory=list)
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         self.early_stopping = EarlyStopping(self.trainer.early_stopping)
@@ -217,7 +222,7 @@ class StageModule(LightningModule):
     ) -> None:
         super().__init__()
         # Several devices need the module registered; on one, moving it is not Lightning's business.
-        if members[0].trainer.devices != 1 or members[0].trainer.strategy != "auto":
+        if members[0].ranks.several:
             self.module = members[0].module
         self.members = list(members)
         self.joint = forward
@@ -385,7 +390,8 @@ class StageObserver(Callback):
             self.watch.lost(member, error)
             return
         values = {"loss": member.take_unlogged()}
-        values |= {name: float(term) for name, term in terms.items() if name != "loss"}
+        own = {name: float(term) for name, term in terms.items() if name != "loss"}
+        values |= averaged(member.ranks.gathered(own))
         values["learning_rate"] = self._learning_rate(trainer, member)
         self.watch.log(member, values)
 
@@ -394,6 +400,13 @@ class StageObserver(Callback):
         assert isinstance(module, StageModule)
         groups = trainer.optimizers[0].param_groups
         return next(float(each["lr"]) for each in groups if each["member"] == module.members.index(member))
+
+
+def averaged(terms: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Give the mean of each term over those that have it."""
+    names = dict.fromkeys(name for each in terms for name in each)
+    having = {name: [each[name] for each in terms if name in each] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}
 
 
 def finite_losses(member: Member) -> list[float]:
@@ -405,7 +418,9 @@ def finite_losses(member: Member) -> list[float]:
     waiting, member.pending = member.pending, []
     if not waiting:
         return []
-    losses: list[float] = torch.stack([terms["loss"] for _, _, terms in waiting]).float().tolist()
+    own: list[float] = torch.stack([terms["loss"] for _, _, terms in waiting]).float().tolist()
+    # Each process's part of a batch is weighted so that their mean is the batch's loss.
+    losses = [sum(each) / len(each) for each in zip(*member.ranks.gathered(own), strict=True)]
     for (step, batch, _), loss in zip(waiting, losses, strict=True):
         if not math.isfinite(loss):
             rows = ", ".join(f"{task}[{index}]" for task, index in batch.rows)
@@ -434,27 +449,37 @@ def train_stage(
     """
     loader = CohortLoader(members)
     trainer = members[0].trainer
+    members[0].ranks.meet()  # Lightning's own waiting has an end
     with quiet_lightning():
         steps = len(loader) // trainer.accumulate_grad_batches
-        engine = make_engine(trainer, runtime, steps, [StageObserver(watch)])
+        engine = make_engine(trainer, runtime, steps, [StageObserver(watch)], members[0].ranks)
         # Lightning would end the process between two steps, with nothing saved; whoever runs the study has
         # taken the signals already.
         engine._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         engine.fit(StageModule(members, forward, restore), train_dataloaders=loader)
 
 
-def make_engine(trainer: TrainerConfig, runtime: Runtime, steps: int, callbacks: list[Callback]) -> Trainer:
+def make_engine(
+    trainer: TrainerConfig, runtime: Runtime, steps: int, callbacks: list[Callback], ranks: Ranks = ALONE
+) -> Trainer:
     """Make Lightning's trainer for a stage.
 
     Raises:
-        ConfigurationError: Lightning refuses devices, strategy or what goes with them.
+        ConfigurationError: Lightning refuses the precision or what goes with it.
     """
+    several: dict[str, Any] = {}
+    if ranks.several:
+        several = {
+            "devices": trainer.devices,
+            "num_nodes": trainer.num_nodes,
+            "strategy": DDPStrategy(find_unused_parameters=True),
+            # The processes are there already: it reads LOCAL_RANK and NODE_RANK.
+            "plugins": [LightningEnvironment()],
+        }
     try:
         return Trainer(
             accelerator="gpu" if runtime.device.type == "cuda" else "cpu",
-            devices=trainer.devices,
-            num_nodes=trainer.num_nodes,
-            strategy=trainer.strategy,
+            **{"devices": 1, **several},
             precision=trainer.precision,  # type: ignore[arg-type]
             max_steps=steps,
             accumulate_grad_batches=trainer.accumulate_grad_batches,
@@ -464,11 +489,12 @@ def make_engine(trainer: TrainerConfig, runtime: Runtime, steps: int, callbacks:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            use_distributed_sampler=False,  # each process's loader knows its part
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         given = ", ".join(
             f"trainer.{name}={getattr(trainer, name)}"
-            for name in ("devices", "num_nodes", "strategy", "precision", "gradient_clip_val")
+            for name in ("precision", "gradient_clip_val")
         )
         raise ConfigurationError(f"Lightning refuses one of {given}: {error}") from error
 

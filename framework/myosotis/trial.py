@@ -45,6 +45,7 @@ from myosotis.ledger import Score, read_scores, write_json, write_scores, write_
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
 from myosotis.outcome import columns, headline, headline_so_far, kept_bytes, last_trained, resting_bytes
+from myosotis.ranks import ALONE, Ranks
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
@@ -97,6 +98,7 @@ class TrialRun:
         name: what the trial is called.
         workspace: what trials share.
         tell: told what befalls it.
+        ranks: the processes that train it together; all do the same, and the first alone writes and logs.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class TrialRun:
         name: str,
         workspace: Workspace,
         tell: Callable[[Event], None] = lambda event: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -114,6 +117,7 @@ class TrialRun:
         self.name = name
         self.workspace = workspace
         self.tell = tell
+        self.ranks = ranks
         self.runtime: Runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
         self.tracker = Tracker(folder, trial=config.id)
         self.checkpoints = CheckpointFolder(folder / "checkpoints", self.runtime.device)
@@ -147,6 +151,8 @@ class TrialRun:
 
     def open(self) -> None:
         """Make the run folder, and the logger."""
+        if not self.ranks.first:
+            return
         with stored(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
@@ -160,7 +166,7 @@ class TrialRun:
 
     def set_up(self, base: Model) -> None:
         """Take the base's row, and adapt."""
-        self.scores = self._base_row(base)
+        self.scores = self.ranks.agreed(self._base_row(base) if self.ranks.first else [])
         self.adapt(base)
 
     def adapt(self, base: Model) -> None:
@@ -212,7 +218,9 @@ class TrialRun:
             for score in read_scores(self.folder / "scores.jsonl")
             if score.stage > 0 and Position(score.stage, score.step) <= at
         ]
-        self.scores = base + later
+        self.scores = self.ranks.agreed(base + later)
+        if not self.ranks.first:
+            return
         write_scores(self.folder / "scores.jsonl", self.scores)
         self.tracker.start(self.config.resolved, at.stage, at.step)
         self._tell_scores()
@@ -238,6 +246,8 @@ class TrialRun:
         for method in self.config.methods.values():
             method.begin_stage(stage, context)
         member = self._member(context, loader)
+        if not self.ranks.first:  # what is random within the model must not be the same on other rows
+            seed_everything(derive_seed(self.config.seed, "stage", stage.index, "rank", self.ranks.rank))
         self.random = random_state()
         if self.position.stage == stage.index:
             self._go_on(member)
@@ -259,6 +269,7 @@ class TrialRun:
             trainer=self.config.trainer,
             optimizer=self.config.optimizer,
             schedule=self.config.schedule,
+            ranks=self.ranks,
         )
 
     def _go_on(self, member: Member) -> None:
@@ -273,7 +284,7 @@ class TrialRun:
         member.unlogged = list(state.training.unlogged)
         member.context.generator.set_state(state.training.generator)
         member.early_stopping.go_on(state.training.early_stopping)
-        self.random = state.training.random
+        self.random = [state.training.random, *state.training.others][self.ranks.rank]
 
     def _loader(self, stage: Stage) -> BatchLoader:
         trainer, context = self.config.trainer, replace(self.context, stage=stage)
@@ -282,13 +293,13 @@ class TrialRun:
         drawn = sampled(trainer, stage, parts, [component.share for component in mixture])
         sampler = MixtureSampler(
             drawn,
-            trainer.batch_size,
+            trainer.rows_a_batch,
             stage_batches(trainer, stage, drawn, DEFAULT_STEPS),
             derive_seed(self.config.seed, "order", stage.index),
             stage.by,
             (lambda place: parts[place[0]].length(place[1])) if trainer.bucket_by_length else None,
         )
-        return BatchLoader(parts, sampler, self.adapted.model, trainer.accumulate_grad_batches)
+        return BatchLoader(parts, sampler, self.adapted.model, trainer.accumulate_grad_batches, self.ranks)
 
     def _tempered(self, stage: Stage) -> Stage:
         """Give a stage the shares that depend on its tasks' sizes, as they are before methods shape its data."""
@@ -325,6 +336,8 @@ class TrialRun:
 
     def log(self, member: Member, values: Mapping[str, float]) -> None:
         """Write an entry of the training log."""
+        if not self.ranks.first:
+            return
         done, stage = self.costs.steps + member.step, member.context.stage.index
         self.tracker.log(stage, member.step, done, values)
         total = self.costs.steps + member.context.steps * (len(self.config.stages) - stage + 1)
@@ -362,7 +375,7 @@ class TrialRun:
         from myosotis.training import finite_losses
 
         member.unlogged += finite_losses(member)
-        loss = self.held_out_loss(member)
+        loss = self.ranks.agreed(self.held_out_loss(member))
         values = {"held_out_loss": loss}
         ends = member.early_stopping.observe(loss, changing(self.adapted))
         if ends and member.unlogged:  # a stage's last losses are in the log, wherever it ends
@@ -388,23 +401,31 @@ class TrialRun:
         from myosotis.training import finite_losses, optimizer_state
 
         member.unlogged += finite_losses(member)
+        self.position = Position(member.context.stage.index, member.step)
+        random, *others = self.ranks.gathered(random_state())
+        state = optimizer_state(optimizer, member)
+        if not self.ranks.first:
+            return
         training = Training(
             dict(member.rows),
             dict(member.tokens),
             member.seconds,
-            optimizer_state(optimizer, member),
+            state,
             member.unlogged,
             member.context.generator.get_state(),
-            random_state(),
+            random,
             member.early_stopping.state(),
+            others,
         )
-        self.position = Position(member.context.stage.index, member.step)
-        state = Checkpoint.of(self.position, self.adapted, self.config.methods, self.costs, training)
-        self.checkpoints.write(state)
+        self.checkpoints.write(
+            Checkpoint.of(self.position, self.adapted, self.config.methods, self.costs, training)
+        )
 
     def close_training(self, member: Member) -> None:
         """Let the methods close a stage that was trained."""
         member.early_stopping.restore(changing(self.adapted))
+        if self.ranks.several:  # from here on, all do the same again
+            seed_everything(derive_seed(self.config.seed, "end", member.context.stage.index))
         for method in self.config.methods.values():
             method.end_stage(member.context.stage, member.now())
         self.costs.steps += member.step
@@ -419,6 +440,8 @@ class TrialRun:
         places = {(each.stage, each.step) for each in scores}
         # A trial that was killed between a stage's scores and its end has them already.
         self.scores = [each for each in self.scores if (each.stage, each.step) not in places] + list(scores)
+        if not self.ranks.first:
+            return
         write_scores(self.folder / "scores.jsonl", self.scores)
         self._tell_scores()
 
@@ -427,8 +450,10 @@ class TrialRun:
 
     def end_stage(self, stage: Stage) -> None:
         """Tell that a stage is over and scored, and save."""
-        self._observe(stage.index, [each for each in self.scores if each.stage == stage.index])
         self.position = Position(stage.index, END)
+        if not self.ranks.first:
+            return
+        self._observe(stage.index, [each for each in self.scores if each.stage == stage.index])
         self.checkpoints.write(Checkpoint.of(self.position, self.adapted, self.config.methods, self.costs))
 
     def _observe(self, stage: int, scores: Sequence[Score]) -> None:
@@ -470,6 +495,8 @@ class TrialRun:
 
     def finish(self) -> None:
         """Write the adapter, the manifest and, last, the result."""
+        if not self.ranks.first:
+            return
         if self.config.trainer.save and self.config.trains:
             self._save_model()
         trainable = self.adapted.ever_trainable() if self.config.trains else {}
@@ -513,6 +540,8 @@ class TrialRun:
 
     def fail(self, error: BaseException) -> None:
         """Write down what befell the trial."""
+        if not self.ranks.first:
+            return
         write_error(self.folder, error)
         self.tracker.fail()
         self._tell_end("failed")

@@ -23,7 +23,8 @@ def score_variants(run: TrialRun) -> None:
         for label, opened in method.variants(run.adapted.model.module, context).items():
             with opened():
                 found += [(f"{name} {label}", each) for each in _scores(run, context)]
-    write_variants(run.folder / "variants.jsonl", found)
+    if run.ranks.first:
+        write_variants(run.folder / "variants.jsonl", found)
 
 
 def _scores(run: TrialRun, context: Context) -> Iterator[Score]:
@@ -32,7 +33,8 @@ def _scores(run: TrialRun, context: Context) -> Iterator[Score]:
     for task in run.config.tasks.values():
         examples = run.evaluation_examples(task, context)
         size, base = evaluation.batch_size, run.compared_base(task)
-        columns = predict(task, examples, run.adapted.model, size, run.runtime, base)
-        yield from score(
-            task, columns, context.stage.index, context.step, evaluation.split, evaluation.resamples
-        )
+        columns = predict(task, examples, run.adapted.model, size, run.runtime, base, run.ranks)
+        if run.ranks.first:
+            yield from score(
+                task, columns, context.stage.index, context.step, evaluation.split, evaluation.resamples
+            )

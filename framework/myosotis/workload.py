@@ -62,7 +62,7 @@ class Workload:
             return 0, 0
         trainer = config.trainer
         lengths = [trainer.max_steps, trainer.max_epochs, trainer.max_tokens]
-        sizes = [trainer.batch_size, trainer.accumulate_grad_batches]
+        sizes = [trainer.rows_a_batch, trainer.accumulate_grad_batches]
         shares = {config.identities[task]: share for task, share in stage.shares.items()}
         alike = asdict(replace(stage, index=0, shares=shares))
         key = content_hash([config.identities["model"], alike, lengths, sizes])
@@ -74,7 +74,7 @@ class Workload:
         trainer = config.trainer
         parts = tempered(stage, [self._part(config, task, share) for task, share in stage.shares.items()])
         batches = stage_batches(trainer, stage, parts, DEFAULT_STEPS)
-        tokens = batches * trainer.batch_size * drawn_length(parts, stage.by)
+        tokens = batches * trainer.rows_a_batch * drawn_length(parts, stage.by)
         return batches // trainer.accumulate_grad_batches, round(tokens)
 
     def _part(self, config: TrialConfig, name: str, share: Share) -> Part:
