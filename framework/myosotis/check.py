@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from myosotis.adaptation import adapt, frozen_names
+from myosotis.devices import check_devices
 from myosotis.errors import ConfigurationError, located
 from myosotis.evaluation import choose_runtime
 from myosotis.interfaces import Metric, Model, Objective, Task
@@ -40,7 +41,7 @@ class TrialCheck:
         Raises:
             ConfigurationError: says what is wrong and what to do.
         """
-        choose_runtime(config.trainer.accelerator, config.trainer.precision)
+        check_devices(config)
         self._check_data(config)
         if self.outline(config).text_only:
             self._check_text_only(config)

@@ -115,9 +115,10 @@ class OptimizerConfig:
     """The optimizer of every stage, made anew for each.
 
     Attributes:
-        name: `adamw`, `adam` or `sgd`.
+        name: `adamw`, `adam` or `sgd`; on a GPU `adamw_8bit`, whose states take a quarter of the memory, or
+            `paged_adamw_8bit`, which lets them out to the CPU where the GPU is full.
         learning_rate: the peak learning rate.
-        weight_decay: decoupled for `adamw`, an L2 term otherwise.
+        weight_decay: decoupled for `adamw` and its like, an L2 term otherwise.
     """
 
     name: str = "adamw"

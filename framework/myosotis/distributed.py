@@ -32,6 +32,8 @@ LOOK_SECONDS = 0.2
 """How often to look whether the study is to stop."""
 LEAVING_SECONDS = 30.0
 """How long the first process may take to close what is open once another has failed."""
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Keeps torch from warning that every parameter was used, which it is asked to find out."""
 FOREVER = timedelta(days=365)
 
 

@@ -575,6 +575,9 @@ class Method(Plugin):
     """Whether the adapted model predicts something else than the base before it is trained."""
     anchored: bool = True
     """Whether its penalty is 0 when a stage after the first begins, because it holds to what is there then."""
+    keeps_batches: bool = False
+    """Whether it keeps rows of the training batches that it sees: where several processes train a trial, each
+    sees its own rows alone, and such a method is refused."""
     cohort_fields: ClassVar[frozenset[str]] = frozenset()
     """Parameters in which trials may differ and still train in one forward pass.
 

@@ -126,8 +126,15 @@ class Launch:
         return [] if on_cpu else gpus()
 
     def _environments(self) -> list[dict[str, str]]:
-        """Give the environment variables of each worker, in turn: of several GPUs each gets one."""
-        return [{"CUDA_VISIBLE_DEVICES": device} for device in self._gpus()] or [{}]
+        """Give the environment variables of each worker, in turn: of the GPUs each gets as many as a trial has."""
+        gpus, size = self._gpus(), self._devices
+        whole = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(each)} for each in whole] or [{}]
+
+    @property
+    def _devices(self) -> int:
+        """The most devices that a trial trains on."""
+        return max(config.trainer.devices for config in self.configs)
 
     # Ahead of it
 
@@ -250,7 +257,7 @@ class Launch:
         if self.backend is not None:
             return self._arrangement_on(self.backend, groups)
         devices, cores = self._gpus(), available_cores()
-        most_workers = len(devices) or min(cores, len(configs))
+        most_workers = len(self._environments()) if devices else min(cores, len(configs))
         workers, cohort = self.options.workers, self.options.cohort
         largest = max(len(group) for group in groups)
         self.basis = "asked for"
@@ -259,6 +266,10 @@ class Launch:
         if len(configs) == 1:
             self.basis = "alone"
             return Arrangement(1, torch.get_num_threads(), 1)
+        if self._devices > 1:  # each trial has processes of its own, and none beside it
+            self.basis = "alone"
+            most = max(1, most_workers) if devices else 1
+            return Arrangement(most if workers == "auto" else workers, _threads(most, cores), 1)
         group = max(groups, key=len)
         chosen = [config for config in configs if config.id in set(group)]
         measured = self._measured(chosen, most_workers if workers == "auto" else workers, largest)

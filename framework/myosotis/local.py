@@ -19,7 +19,7 @@ import torch
 
 from myosotis.ahead import PRELOADED
 from myosotis.cohort import OUT_OF_MEMORY, Control, Job, run_cohort
-from myosotis.distributed import Failure, Part, run_together, take_part
+from myosotis.distributed import QUIET, Failure, Part, run_together, take_part
 from myosotis.errors import Interrupted
 from myosotis.events import Event
 from myosotis.ledger import status, write_text
@@ -230,7 +230,7 @@ def _run_together(
     stopping: Callable[[], bool],
 ) -> None:
     """Run a trial in processes of its own, which this one follows: none of them that dies is this one."""
-    with ForkServer(PRELOADED) as server:
+    with ForkServer(PRELOADED, QUIET) as server:
         loads = job.config["trainer"]["accelerator"] == "cpu"  # what they are forked from must leave GPUs alone
         fingerprints = dict(resolver._fingerprints)
         server.prepare("myosotis.local:prepare", Preparation(workspace.studies, [job], fingerprints, loads))

@@ -328,13 +328,13 @@ def _check_memory(adapted: Adapted, optimizer: str, runtime: Runtime) -> None:
         raise MemoryError(needed)
 
 
-STATES = {"adamw": 2, "adam": 2, "sgd": 0}
-"""Numbers that an optimizer keeps for each that trains."""
+STATES = {"adamw": 2.0, "adam": 2.0, "sgd": 0.0, "adamw_8bit": 0.5, "paged_adamw_8bit": 0.5}
+"""Numbers that an optimizer keeps for each that trains, those in 8 bits as a quarter of one in 32."""
 
 
 def training_bytes(trainable: Sequence[nn.Parameter], optimizer: str) -> int:
     """Give what gradients and the optimizer's state take."""
-    return sum(map(_bytes, trainable)) * (1 + STATES[optimizer])
+    return int(sum(map(_bytes, trainable)) * (1 + STATES[optimizer]))
 
 
 def _bytes(tensor: torch.Tensor) -> int:

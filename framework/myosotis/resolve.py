@@ -38,7 +38,9 @@ from myosotis.interfaces import (
 from myosotis.ledger import content_hash
 from myosotis.plugins import KINDS, Registry, source_hash
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
+EIGHT_BIT = ("adamw_8bit", "paged_adamw_8bit")
+"""Optimizers of bitsandbytes."""
+OPTIMIZERS = ("adamw", "adam", "sgd", *EIGHT_BIT)
 STRATEGIES = ("auto", "ddp", "fsdp")
 SCHEDULES = ("constant", "linear", "cosine")
 SPLITS = ("train", "validation", "test")

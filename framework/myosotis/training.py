@@ -269,10 +269,8 @@ class StageModule(LightningModule):
             for group in member.parameter_groups():
                 groups.append({**group, "member": index})
                 factors.append(factor)
-        kind = OPTIMIZERS[self.members[0].optimizer.name]
-        # A GradScaler cannot unscale before clipping where the optimizer is fused.
-        fused = self.members[0].trainer.precision != "16-mixed"
-        optimizer = kind(groups, lr=self.members[0].optimizer.learning_rate, fused=fused)  # type: ignore[call-arg]
+        first = self.members[0]
+        optimizer = make_optimizer(first.optimizer, groups, first.trainer.precision)
         for member in self.members:
             _restore_optimizer(optimizer, member)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
@@ -291,6 +289,24 @@ class StageModule(LightningModule):
             for member in self.members:
                 member.adapted.train()
         return self
+
+
+def make_optimizer(
+    config: OptimizerConfig, groups: list[dict[str, Any]], precision: str
+) -> torch.optim.Optimizer:
+    """Make the optimizer of some groups of parameters."""
+    if config.name in OPTIMIZERS:
+        # A GradScaler cannot unscale before clipping where the optimizer is fused.
+        fused = precision != "16-mixed"
+        return OPTIMIZERS[config.name](groups, lr=config.learning_rate, fused=fused)  # type: ignore[call-arg]
+    import bitsandbytes  # imported where it is used, for it looks for GPUs
+
+    kinds = {
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
+    }
+    made: torch.optim.Optimizer = kinds[config.name](groups, lr=config.learning_rate)
+    return made
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None:

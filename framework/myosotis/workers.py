@@ -84,15 +84,16 @@ class ForkServer:
 
     Args:
         modules: what it imports; an error is raised at the first use of the server.
+        environment: variables that are set before it imports anything.
     """
 
-    def __init__(self, modules: Sequence[str] = ()) -> None:
+    def __init__(self, modules: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self._lock = threading.Lock()
         self._awaited = False
         self._workers: set[Worker] = set()
         self._control, other = Pipe()
         with other:
-            self._process = _start_server(other.fileno(), modules)
+            self._process = _start_server(other.fileno(), modules, environment or {})
 
     def __enter__(self) -> Self:
         return self
@@ -203,7 +204,9 @@ def _result(reply: Any) -> Any:
     return reply.result
 
 
-def _start_server(descriptor: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start_server(
+    descriptor: int, modules: Sequence[str], variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     script = f"import sys; sys.path[:] = {sys.path!r}; sys.stdout.reconfigure(line_buffering=True); "
     script += (
         f"from myosotis import fork_server; fork_server.serve({descriptor}, {list(modules)!r}, {os.getpid()})"
@@ -218,7 +221,7 @@ def _start_server(descriptor: int, modules: Sequence[str]) -> subprocess.Popen[b
             stdout=subprocess.PIPE if os.isatty(2) else 2,
             stderr=subprocess.STDOUT,
             pass_fds=[descriptor],
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **variables},
         )
     if process.stdout is not None:
         threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True).start()

@@ -59,17 +59,23 @@ class Hazard(Method):
         harm: `kill` the process, `interrupt` it, `raise`, `exit`, run out of `memory`; `none` does nothing.
         step: when.
         once: a file that says that it is done; without one it is done every time.
+        rank: in which of a trial's processes; in all where not given.
     """
 
     cohort_fields = frozenset({"harm", "step", "once"})
 
-    def __init__(self, harm: str = "none", step: int = 6, once: str | None = None) -> None:
+    def __init__(
+        self, harm: str = "none", step: int = 6, once: str | None = None, rank: int | None = None
+    ) -> None:
         self.harm = harm
         self.step = step
         self.once = once
+        self.rank = rank
 
     def after_step(self, module: nn.Module, context: Context) -> None:
         if context.stage.index != 2 or context.step != self.step or self.harm == "none":
+            return
+        if self.rank is not None and os.environ.get("LOCAL_RANK") != str(self.rank):
             return
         if self.once is not None:
             if Path(self.once).exists():

@@ -48,6 +48,7 @@ class DERPP(Method):
     )
     stores = "rows with the logits that were given for them"
     anchored = False
+    keeps_batches = True
 
     def __init__(self, alpha: float = 0.1, beta: float = 0.5, buffer: int = 200, batch_size: int = 8) -> None:
         for name, weight in (("alpha", alpha), ("beta", beta)):
