@@ -331,14 +331,16 @@ class Cohort:
         if not runs:
             return
         own = [members[run.config.id] for run in runs]
-        forward = JointForward([member.module for member in own], self._stack(runs))
+        divided = any(member.shards for member in own)
+        stack = None if divided else self._stack(runs)
+        forward = JointForward([member.trained.model.module for member in own], stack)
         watch = StageProgress(self, dict(zip(map(id, own), runs, strict=True)))
 
         def restore() -> None:
             if len(runs) == 1:
                 restore_random_state(runs[0].random)
 
-        with self._prefix(runs, own, forward):
+        with contextlib.nullcontext() if divided else self._prefix(runs, own, forward):
             training.train_stage(own, forward, watch, runs[0].runtime, restore)
         _give_back()
 
@@ -478,6 +480,8 @@ class StageProgress:
         if not members:
             return
         steps = {self._run(member).config.id: member.step for member in members}
+        for member in members:
+            member.make_whole()
         with torch.random.fork_rng():  # looking must not change what is trained next
             self.cohort.evaluate(
                 [self._run(member) for member in members], members[0].context.stage.index, steps
@@ -487,11 +491,13 @@ class StageProgress:
             member.adapted.train()
 
     def _stop_early(self, member: Member) -> None:
+        member.make_whole()
         with self._attributed(member), torch.random.fork_rng():
             member.active = not self._run(member).stops_early(member)
 
     def _save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
         self.cohort.charge()
+        member.make_whole()
         with self._attributed(member):
             self._run(member).save(member, optimizer)
 

@@ -44,14 +44,12 @@ class Part:
     Attributes:
         rank: its number on this machine.
         count: how many there are.
-        sharded: whether each is to hold a part of the parameters.
         meeting: a file by which they find each other.
     """
 
     job: Job
     rank: int
     count: int
-    sharded: bool
     meeting: Path
 
     @property
@@ -117,7 +115,7 @@ def joined(part: Part) -> Iterator[Ranks]:
         device_id=torch.device("cuda", part.rank) if on_gpu else None,
     )
     group = distributed.new_group(backend="gloo", timeout=FOREVER)
-    yield Ranks(part.rank, part.count, group, part.sharded)
+    yield Ranks(part.rank, part.count, group)
 
 
 # Whoever starts them
@@ -135,16 +133,10 @@ def run_together(
     Raises:
         Interrupted: asked to stop; the trial is saved.
     """
-    trainer = job.config["trainer"]
-    count = trainer["devices"]
+    count = job.config["trainer"]["devices"]
     with tempfile.TemporaryDirectory() as folder:
-        parts = [
-            Part(job, rank, count, trainer["strategy"] == "fsdp", Path(folder) / "meeting")
-            for rank in range(count)
-        ]
-        workers = [
-            server.start_worker(max(1, threads // count), {**part.environment}) for part in parts
-        ]
+        parts = [Part(job, rank, count, Path(folder) / "meeting") for rank in range(count)]
+        workers = [server.start_worker(max(1, threads // count), part.environment) for part in parts]
         for worker, part in zip(workers, parts, strict=True):
             worker.submit("myosotis.local:take_part_in_worker", part)
         failure = Company(job, workers, tell, stopping).follow()

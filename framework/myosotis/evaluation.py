@@ -89,13 +89,12 @@ def predict(
     made: dict[int, Columns] = {}
     with evaluating(model.module), runtime.forward():
         for number, start in enumerate(range(0, len(examples), batch_size)):
-            if number % ranks.count != ranks.rank and not ranks.sharded:
+            if number % ranks.count != ranks.rank:
                 continue
             batch = [examples[index] for index in range(start, min(start + batch_size, len(examples)))]
             wanted = base_logits(task, base, batch, model)
             made[number] = predict_batch(task, model.module, batch, model, wanted)
-    if not ranks.sharded:
-        made = {number: part for each in ranks.gathered(made) for number, part in each.items()}
+    made = {number: part for each in ranks.gathered(made) for number, part in each.items()}
     parts = [made[number] for number in sorted(made)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

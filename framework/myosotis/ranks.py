@@ -19,13 +19,11 @@ class Ranks:
         rank: this process's number; the first, 0, writes all that is written.
         count: how many there are.
         group: what they tell each other things by, on the CPU; None for one alone.
-        sharded: whether each holds a part of the parameters, so that all must run the model together.
     """
 
     rank: int = 0
     count: int = 1
     group: Any = None
-    sharded: bool = False
 
     @property
     def first(self) -> bool:

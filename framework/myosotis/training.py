@@ -17,7 +17,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
 from myosotis.adaptation import Adapted, overriding
@@ -28,6 +28,7 @@ from myosotis.evaluation import Runtime
 from myosotis.interfaces import Context, Loss, Method
 from myosotis.joint import JointForward
 from myosotis.ranks import ALONE, Ranks
+from myosotis.sharding import Shards, divided_like, whole
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -55,6 +56,7 @@ class Member:
         active: whether it still trains: not once its stage is over or it has failed.
         seconds: its share of the time that the training took.
         ranks: the processes that train it together.
+        shards: where each of these trains a part of the parameters.
     """
 
     adapted: Adapted
@@ -74,6 +76,7 @@ class Member:
     seconds: float = 0.0
     pending: list[tuple[int, MixedBatch, dict[str, Tensor]]] = field(default_factory=list)
     ranks: Ranks = ALONE
+    shards: Shards | None = None
 
     def __post_init__(self) -> None:
         self.early_stopping = EarlyStopping(self.trainer.early_stopping)
@@ -90,6 +93,16 @@ class Member:
     def module(self) -> nn.Module:
         """The trial's own module."""
         return self.adapted.model.module
+
+    @property
+    def trained(self) -> Adapted:
+        """What trains: the trial's own module, or the copy that is divided."""
+        return self.adapted if self.shards is None else self.shards.divided
+
+    def make_whole(self) -> None:
+        """See that the trial's own module is as far as what trains."""
+        if self.shards is not None:
+            self.shards.make_whole()
 
     def now(self) -> Context:
         """Give the context at the current step."""
@@ -149,7 +162,7 @@ class Member:
             raise ConfigurationError(
                 f"methods {' and '.join(chosen)} both give parameter groups; a trial may have one that does"
             )
-        default = [{"params": list(self.adapted.trainable().values())}]
+        default = [{"params": list(self.trained.trainable().values())}]
         return [self._scaled(group) for group in next(iter(chosen.values()), default)]
 
     def _scaled(self, group: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +236,7 @@ class StageModule(LightningModule):
         super().__init__()
         # Several devices need the module registered; on one, moving it is not Lightning's business.
         if members[0].ranks.several:
-            self.module = members[0].module
+            self.module = members[0].trained.model.module
         self.members = list(members)
         self.joint = forward
         self.restore = restore
@@ -287,8 +300,11 @@ class StageModule(LightningModule):
         super().train(mode)
         if mode:
             for member in self.members:
-                member.adapted.train()
+                member.trained.train()
         return self
+
+    def configure_model(self) -> None:
+        """Leave the module as it is: where it is to be divided, it is already."""
 
 
 def make_optimizer(
@@ -310,13 +326,15 @@ def make_optimizer(
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None:
-    parameters = member.adapted.trainable()
+    parameters = member.trained.trainable()
     for name, state in member.optimizer_state.items():
         device = parameters[name].device
         fused = optimizer.defaults.get("fused")
         optimizer.state[parameters[name]] = {
             # Where it is not fused, the count of steps stays on the CPU.
-            key: value.to(device) if isinstance(value, Tensor) and (fused or key != "step") else value
+            key: divided_like(value.to(device), parameters[name])
+            if isinstance(value, Tensor) and (fused or key != "step")
+            else value
             for key, value in state.items()
         }
 
@@ -324,8 +342,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None
 def optimizer_state(optimizer: torch.optim.Optimizer, member: Member) -> dict[str, dict[str, Any]]:
     """Give the optimizer's state of a member's parameters, by their names."""
     return {
-        name: {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}
-        for name, parameter in member.adapted.trainable().items()
+        name: {key: whole(value).cpu() if isinstance(value, Tensor) else value for key, value in state.items()}
+        for name, parameter in member.trained.trainable().items()
         if (state := optimizer.state.get(parameter))
     }
 
@@ -473,6 +491,8 @@ def train_stage(
         # taken the signals already.
         engine._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         engine.fit(StageModule(members, forward, restore), train_dataloaders=loader)
+    for member in members:
+        member.make_whole()
 
 
 def make_engine(
@@ -488,7 +508,9 @@ def make_engine(
         several = {
             "devices": trainer.devices,
             "num_nodes": trainer.num_nodes,
-            "strategy": DDPStrategy(find_unused_parameters=True),
+            "strategy": DDPStrategy(find_unused_parameters=True)
+            if trainer.strategy != "fsdp"
+            else ModelParallelStrategy(data_parallel_size=ranks.count, tensor_parallel_size=1),
             # The processes are there already: it reads LOCAL_RANK and NODE_RANK.
             "plugins": [LightningEnvironment()],
         }

@@ -251,6 +251,13 @@ class TrialRun:
         self.random = random_state()
         if self.position.stage == stage.index:
             self._go_on(member)
+        trainer = self.config.trainer
+        if self.ranks.several and trainer.strategy == "fsdp":
+            from myosotis.sharding import Shards
+
+            member.shards = Shards.of(
+                self.adapted, self.config.model.blocks, self.ranks.count, self.runtime.device
+            )
         return member
 
     def _make_batch(self, rows: Sequence[TrainingRow]) -> MixedBatch:
