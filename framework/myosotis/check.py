@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from myosotis.adaptation import adapt, frozen_names
-from myosotis.devices import check_devices
+from myosotis.devices import check_devices, check_divisible
 from myosotis.errors import ConfigurationError, located
 from myosotis.evaluation import choose_runtime
 from myosotis.interfaces import Metric, Model, Objective, Task
@@ -43,6 +43,7 @@ class TrialCheck:
         """
         check_devices(config)
         self._check_data(config)
+        check_divisible(config, self.outline(config))
         if self.outline(config).text_only:
             self._check_text_only(config)
         self._check_examples(config)

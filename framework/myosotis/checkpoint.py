@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Training:
     generator: torch.Tensor
     random: Mapping[str, Any]
     early_stopping: Mapping[str, Any]
-    others: list[Mapping[str, Any]] = field(default_factory=list)
+    others: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, order=True)

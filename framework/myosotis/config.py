@@ -68,9 +68,9 @@ class TrainerConfig:
             batches, or a quarter of the stage where that is less, the rows are sorted and the batches shuffled.
         precision: Lightning's precision, such as `32-true` or `bf16-mixed`.
         accelerator: `auto`, `cpu` or `gpu`.
-        devices: processes that train a trial together, each on a GPU of its own, or on the CPU where the accelerator
-            is `cpu`; a batch of all has `devices` times `batch_size` rows.
-        num_nodes: machines with so many devices each, started by torchrun or srun.
+        devices: processes that train a trial together, each on a GPU of its own, or on the CPU where the
+            accelerator is `cpu`; a batch of all has `devices` times `batch_size` rows.
+        num_nodes: machines with so many devices each, on which torchrun starts the command.
         strategy: how several processes train together: `ddp`, which `auto` is, or `fsdp`.
         gradient_clip_val: the largest norm of the gradient; None clips nothing.
         log_every_n_steps: steps between two entries of the training log.
@@ -103,6 +103,11 @@ class TrainerConfig:
     def processes(self) -> int:
         """How many processes train a trial together."""
         return self.devices * self.num_nodes
+
+    @property
+    def divides(self) -> bool:
+        """Whether each of several processes has a part of what trains."""
+        return self.strategy == "fsdp" and self.processes > 1
 
     @property
     def rows_a_batch(self) -> int:

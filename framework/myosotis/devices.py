@@ -10,7 +10,7 @@ import torch
 from myosotis.adaptation import overriding
 from myosotis.errors import ConfigurationError
 from myosotis.evaluation import choose_runtime
-from myosotis.interfaces import Method
+from myosotis.interfaces import Method, Model
 from myosotis.resolve import EIGHT_BIT, TrialConfig
 
 WHOLE_HOOKS = ("loss", "penalty", "after_backward", "after_step", "parameter_groups")
@@ -26,8 +26,27 @@ def check_devices(config: TrialConfig) -> None:
     runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
     _check_count(config, on_gpu=runtime.device.type == "cuda")
     _check_optimizer(config, on_gpu=runtime.device.type == "cuda")
+    if config.trainer.divides and config.trainer.precision == "16-mixed":
+        raise ConfigurationError(
+            "trainer.precision must be 32-true or bf16-mixed with trainer.strategy=fsdp, whose parts no gradient "
+            "scaler sees whole, but is 16-mixed"
+        )
     if config.trains and config.trainer.processes > 1:
-        _check_methods(config.methods, sharded=config.trainer.strategy == "fsdp")
+        _check_methods(config.methods, config.trainer.divides)
+
+
+def check_divisible(config: TrialConfig, outline: Model) -> None:
+    """See that the processes of a trial can each take a part of its weights.
+
+    Raises:
+        ConfigurationError: they are quantized, which an outline tells by what cannot train.
+    """
+    whole = all(parameter.requires_grad for parameter in outline.module.parameters())
+    if config.trainer.divides and not whole:
+        raise ConfigurationError(
+            "trainer.strategy=fsdp must have weights of plain numbers to divide, but those of this base are "
+            "quantized; take trainer.strategy=ddp, or a base that is not"
+        )
 
 
 def _check_count(config: TrialConfig, on_gpu: bool) -> None:
@@ -48,10 +67,10 @@ def _check_started(devices: int, nodes: int) -> None:
     started = os.environ.get("WORLD_SIZE")
     if started is None:
         raise ConfigurationError(
-            f"trainer.num_nodes={nodes} must be started on every node by torchrun or srun, which set WORLD_SIZE, "
-            "but it is not set; see the README, or leave trainer.num_nodes out"
+            f"trainer.num_nodes={nodes} must be started on every node by torchrun, which sets WORLD_SIZE, but it "
+            "is not set; see the README, or leave trainer.num_nodes out"
         )
-    if int(started) not in (1, devices * nodes):
+    if int(started) != devices * nodes:
         raise ConfigurationError(
             f"trainer.devices times trainer.num_nodes must be the {started} processes that were started "
             f"(WORLD_SIZE), but is {devices} times {nodes}"
@@ -67,7 +86,7 @@ def _check_optimizer(config: TrialConfig, on_gpu: bool) -> None:
             f"optimizer.name={name} must have a GPU, whose memory it is made to save, but this trial computes on "
             "the CPU; take optimizer.name=adamw"
         )
-    if config.trainer.strategy == "fsdp" and config.trainer.processes > 1:
+    if config.trainer.divides:
         raise ConfigurationError(
             f"optimizer.name={name} must have whole parameters, which trainer.strategy=fsdp divides; take "
             "optimizer.name=adamw, or trainer.strategy=ddp"

@@ -7,8 +7,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import wait
@@ -92,8 +91,10 @@ def take_part(
     stopping: Callable[[], bool],
 ) -> Failure | None:
     """Run a trial as one of its processes; give why it failed, where it did."""
-    logs = {part.job.id: part.job.folder} if part.rank == 0 else {}
-    with trial_logs(logs), joined(part) as ranks:
+    on_gpu = part.job.config["trainer"]["accelerator"] != "cpu"
+    backend = "nccl" if on_gpu and torch.cuda.is_available() else "gloo"
+    with trial_logs({part.job.id: part.job.folder} if part.rank == 0 else {}):
+        ranks = join(part.rank, part.count, part.rank, backend, part.meeting.as_uri())
         try:
             failures = run_cohort([part.job], resolver, workspace, Control(tell, stopping, ranks))
         except Interrupted:
@@ -101,21 +102,20 @@ def take_part(
         return next(map(Failure.of, failures.values()), None)
 
 
-@contextmanager
-def joined(part: Part) -> Iterator[Ranks]:
-    """Join the others of a trial."""
-    on_gpu = part.job.config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(part.rank)
-    distributed.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        init_method=part.meeting.as_uri(),
-        rank=part.rank,
-        world_size=part.count,
-        device_id=torch.device("cuda", part.rank) if on_gpu else None,
-    )
-    group = distributed.new_group(backend="gloo", timeout=FOREVER)
-    yield Ranks(part.rank, part.count, group)
+def join(rank: int, count: int, local: int, backend: str | None, meeting: str) -> Ranks:
+    """Join the other processes of a trial, for as long as this one lives.
+
+    Args:
+        rank: this process's number.
+        count: how many there are.
+        local: its number on this machine, which is that of its GPU.
+        backend: what tensors go by; None is what suits them.
+        meeting: where they find each other, as torch names it.
+    """
+    if backend != "gloo" and torch.cuda.device_count() > local:
+        torch.cuda.set_device(local)
+    distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=count)
+    return Ranks(rank, count, distributed.new_group(backend="gloo", timeout=FOREVER))
 
 
 # Whoever starts them

@@ -314,7 +314,7 @@ def _file_bytes(config: TrialConfig, work: Work) -> int:
 def _checkpoint_bytes(config: TrialConfig, trainable: int) -> int:
     """Give the bytes of a trial's checkpoints: of stages' ends, and in between with the optimizer's state."""
     between = 1 + STATES[config.optimizer.name] if config.trainer.checkpoint_every_n_steps else 0
-    return KEPT * NUMBER_BYTES * trainable * (1 + between)
+    return int(KEPT * NUMBER_BYTES * trainable * (1 + between))
 
 
 def _most(values: Sequence[int], at_once: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from myosotis import nodes
 from myosotis.ahead import PRELOADED, WANDB_PRELOADED
 from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
 from myosotis.backend import Backend, Surroundings
@@ -268,7 +269,7 @@ class Launch:
             return Arrangement(1, torch.get_num_threads(), 1)
         if self._devices > 1:  # each trial has processes of its own, and none beside it
             self.basis = "alone"
-            most = max(1, most_workers) if devices else 1
+            most = 1 if nodes.are_there() or not devices else max(1, most_workers)
             return Arrangement(most if workers == "auto" else workers, _threads(most, cores), 1)
         group = max(groups, key=len)
         chosen = [config for config in configs if config.id in set(group)]

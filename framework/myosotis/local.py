@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from myosotis import nodes
 from myosotis.ahead import PRELOADED
 from myosotis.cohort import OUT_OF_MEMORY, Control, Job, run_cohort
 from myosotis.distributed import QUIET, Failure, Part, run_together, take_part
@@ -205,7 +206,10 @@ def run_unit(
     try:
         if jobs and _processes(jobs[0]) > 1:
             for job in jobs:
-                _run_together(job, unit.threads, resolver, workspace, tell, stopping)
+                if nodes.are_there():
+                    nodes.lead(job, resolver, workspace, tell, stopping)
+                else:
+                    _run_together(job, unit.threads, resolver, workspace, tell, stopping)
         elif jobs:
             with trial_logs({job.id: job.folder for job in jobs}):
                 run_cohort(jobs, resolver, workspace, Control(tell, stopping))
@@ -231,7 +235,9 @@ def _run_together(
 ) -> None:
     """Run a trial in processes of its own, which this one follows: none of them that dies is this one."""
     with ForkServer(PRELOADED, QUIET) as server:
-        loads = job.config["trainer"]["accelerator"] == "cpu"  # what they are forked from must leave GPUs alone
+        loads = (
+            job.config["trainer"]["accelerator"] == "cpu"
+        )  # what they are forked from must leave GPUs alone
         fingerprints = dict(resolver._fingerprints)
         server.prepare("myosotis.local:prepare", Preparation(workspace.studies, [job], fingerprints, loads))
         run_together(job, server, threads, tell, stopping)

@@ -13,7 +13,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from myosotis.adaptation import Adapted
-from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Blocks
 from myosotis.stacking import shared_copy
 
@@ -38,12 +37,7 @@ class Shards:
     def of(
         cls, whole: Adapted, blocks: Callable[[nn.Module], Blocks], processes: int, device: torch.device
     ) -> Shards:
-        """Divide a module: each block by itself, so that one at a time is whole while it runs, then the rest.
-
-        Raises:
-            ConfigurationError: its weights are quantized.
-        """
-        check_divisible(whole.model.module)
+        """Divide a module: each block by itself, so that one at a time is whole while it runs, then the rest."""
         module = shared_copy(whole.model.module)
         paths = {id(each): path for path, each in whole.model.module.named_modules()}
         silent = tuple(module.get_submodule(paths[id(each)]) for each in whole.silent if id(each) in paths)
@@ -61,20 +55,6 @@ class Shards:
         own = dict(self.whole.model.module.named_parameters())
         for name, parameter in self.divided.trainable().items():
             own[name].copy_(whole(parameter))
-
-
-def check_divisible(module: nn.Module) -> None:
-    """Refuse what FSDP cannot divide.
-
-    Raises:
-        ConfigurationError: says why.
-    """
-    for name, parameter in module.named_parameters():
-        if type(parameter) is not nn.Parameter or not parameter.is_floating_point():
-            raise ConfigurationError(
-                f"trainer.strategy=fsdp must have weights of plain numbers to divide, but {name} is quantized; take "
-                "trainer.strategy=ddp"
-            )
 
 
 def whole(value: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
@@ -342,7 +342,9 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None
 def optimizer_state(optimizer: torch.optim.Optimizer, member: Member) -> dict[str, dict[str, Any]]:
     """Give the optimizer's state of a member's parameters, by their names."""
     return {
-        name: {key: whole(value).cpu() if isinstance(value, Tensor) else value for key, value in state.items()}
+        name: {
+            key: whole(value).cpu() if isinstance(value, Tensor) else value for key, value in state.items()
+        }
         for name, parameter in member.trained.trainable().items()
         if (state := optimizer.state.get(parameter))
     }
@@ -508,9 +510,9 @@ def make_engine(
         several = {
             "devices": trainer.devices,
             "num_nodes": trainer.num_nodes,
-            "strategy": DDPStrategy(find_unused_parameters=True)
-            if trainer.strategy != "fsdp"
-            else ModelParallelStrategy(data_parallel_size=ranks.count, tensor_parallel_size=1),
+            "strategy": ModelParallelStrategy(data_parallel_size=ranks.count, tensor_parallel_size=1)
+            if trainer.divides
+            else DDPStrategy(find_unused_parameters=True),
             # The processes are there already: it reads LOCAL_RANK and NODE_RANK.
             "plugins": [LightningEnvironment()],
         }
@@ -531,8 +533,7 @@ def make_engine(
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         given = ", ".join(
-            f"trainer.{name}={getattr(trainer, name)}"
-            for name in ("precision", "gradient_clip_val")
+            f"trainer.{name}={getattr(trainer, name)}" for name in ("precision", "gradient_clip_val")
         )
         raise ConfigurationError(f"Lightning refuses one of {given}: {error}") from error
 

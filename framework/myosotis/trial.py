@@ -251,8 +251,7 @@ class TrialRun:
         self.random = random_state()
         if self.position.stage == stage.index:
             self._go_on(member)
-        trainer = self.config.trainer
-        if self.ranks.several and trainer.strategy == "fsdp":
+        if self.ranks.several and self.config.trainer.divides:
             from myosotis.sharding import Shards
 
             member.shards = Shards.of(
@@ -306,7 +305,9 @@ class TrialRun:
             stage.by,
             (lambda place: parts[place[0]].length(place[1])) if trainer.bucket_by_length else None,
         )
-        return BatchLoader(parts, sampler, self.adapted.model, trainer.accumulate_grad_batches, self.ranks)
+        # One that is only measured has its part, too.
+        ranks = Ranks(self.ranks.rank, trainer.processes)
+        return BatchLoader(parts, sampler, self.adapted.model, trainer.accumulate_grad_batches, ranks)
 
     def _tempered(self, stage: Stage) -> Stage:
         """Give a stage the shares that depend on its tasks' sizes, as they are before methods shape its data."""

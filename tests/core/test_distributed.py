@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,15 +22,34 @@ from myosotis.curriculum import MixtureSampler, Part
 from myosotis.devices import check_devices
 from myosotis.errors import ConfigurationError, TrialsFailed
 from myosotis.interfaces import Method, Share, Task
-from myosotis.launching import Launch
 from myosotis.ledger import StudyRecord, read_json, read_scores
 from myosotis.ranks import Ranks
-from myosotis.testing.rehearsal import Rehearsal
 from tests import toy as toys
 from tests.core.commands import resolved, run_at, search_path, toy
 from tests.core.test_processes import offline
 
 MODULES = "tests.toy,tests.core.hazards"
+ON_THIS_MACHINE = {"GLOO_SOCKET_IFNAME": "lo"}
+SLOW = """
+import time
+
+from myosotis import hookimpl
+from myosotis.interfaces import Method
+
+MYOSOTIS_API = 1
+
+
+class Slow(Method):
+    def adapt(self, model, context):
+        model.module.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+        return model.module
+
+
+@hookimpl
+def myosotis_methods():
+    return {"slow": Slow}
+"""
+"""A method that takes 0.03 s a forward pass."""
 SETTING = (
     "method=[side,pull,hazard]",
     "curriculum=stages",
@@ -153,9 +173,8 @@ def test_the_mean_gradient_is_that_of_the_mean_over_all_tokens(monkeypatch: pyte
     monkeypatch.setattr(toys, "PointObjective", Counted)
     module = toys.ToyModel().load([]).module.eval()
     [whole] = loaded(12, Ranks(), accumulated=1)[:1]
-    counts = {Counted().count(each[0].groups[0].batch) for each in (loaded(12, Ranks(0, 3)), loaded(12, Ranks(1, 3)))}
-    assert len(counts) == 2
     own = [loaded(12, Ranks(rank, 3), accumulated=1)[0] for rank in range(3)]
+    assert len({Counted().count(each.groups[0].batch) for each in own}) > 1
     torch.testing.assert_close(gradient(module, own), gradient(module, [whole]), rtol=1e-5, atol=1e-7)
 
 
@@ -182,17 +201,22 @@ def test_an_error_in_one_process_ends_both(rank: int, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_its_row(tmp_path: Path) -> None:
-    with pytest.raises(TrialsFailed, match=r"loss must be finite, but is nan at step \d+ on the batch .*right\[0\]"):
+    text = r"loss must be finite, but is nan at step \d+ on the batch .*right\[0\]"
+    with pytest.raises(TrialsFailed, match=text):
         run(tmp_path, 2, "dataset.right.broken=true", "trainer.max_steps=20", "evaluation.split=test")
 
 
 @pytest.mark.slow
-def test_an_interrupted_trial_goes_on_to_the_same_bits(tmp_path: Path, write_plugin: Any) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_an_interrupted_trial_goes_on_to_the_same_bits(
+    strategy: str, tmp_path: Path, write_plugin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With dropout, which is another one in each process."""
-    from tests.core.commands import SLOW
-
     path = write_plugin("slow", SLOW)
-    setting = ("method=[plain,slow]", "trainer.early_stopping.patience=9", "dataset.right.held_out=true", "dataset.up.held_out=true")
+    setting = (
+        *("method=[plain,slow]", f"trainer.strategy={strategy}", "trainer.early_stopping.patience=9"),
+        *("dataset.right.held_out=true", "dataset.up.held_out=true"),
+    )
     modules = f"{MODULES},slow"
     whole = run_at(tmp_path, *command(2, *setting, "studies=whole"), modules=modules)
     environment = {**os.environ, "PYTHONPATH": f"{search_path()}:{path.parent}", "MYOSOTIS_PLUGINS": modules}
@@ -214,6 +238,38 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(tmp_path: Path, write_plu
     assert list(record.scores.value) == list(whole.scores.value)
 
 
+# Processes that are there already
+
+
+def test_nodes_run_one_study(two: StudyRecord, tmp_path: Path) -> None:
+    """Two agents of torchrun, as on two machines with one device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    overrides = [each for each in command(2, "evaluation.every=5") if not each.startswith("trainer.devices")]
+    agents = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
+                *(f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}"),
+                *("-m", "myosotis", "run", *overrides, "trainer.num_nodes=2"),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": search_path(), "MYOSOTIS_PLUGINS": MODULES, **ON_THIS_MACHINE},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    told = [agent.communicate(timeout=120)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    [name] = tmp_path.glob("studies/trial/*/metrics.jsonl")
+    assert [json.loads(line) for line in name.read_text().splitlines()] == log(two)
+    assert "1 to run" in told[0]
+    assert "study" not in told[1]
+
+
 # What cannot be
 
 
@@ -226,9 +282,13 @@ class Keeping(Method):
 @pytest.mark.parametrize(
     ("overrides", "environment", "text"),
     [
-        (["trainer.devices=4"], {}, "at most the 0 GPUs that torch sees, but got 4; .* add trainer.accelerator=cpu"),
-        (["trainer.num_nodes=2"], {}, "started on every node by torchrun or srun"),
-        (["trainer.num_nodes=2"], {"WORLD_SIZE": "3"}, r"the 3 processes .* \(WORLD_SIZE\), but is 1 times 2"),
+        (["trainer.devices=4"], {}, "at most the 0 GPUs .*, but got 4; .* add trainer.accelerator=cpu"),
+        (["trainer.num_nodes=2"], {}, "started on every node by torchrun, which sets WORLD_SIZE"),
+        (
+            ["trainer.num_nodes=2"],
+            {"WORLD_SIZE": "3"},
+            r"the 3 processes .* \(WORLD_SIZE\), but is 1 times 2",
+        ),
         (["optimizer.name=adamw_8bit"], {}, "optimizer.name=adamw_8bit must have a GPU"),
         (["optimizer.name=paged_adamw_8bit"], {}, "optimizer.name=paged_adamw_8bit must have a GPU"),
         (

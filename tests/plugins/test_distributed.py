@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import myosotis
-from myosotis.devices import check_devices
 from myosotis.errors import ConfigurationError
-from myosotis_plugins.methods.derpp import DERPP
-from tests.core.commands import resolved
 from tests.plugins import tiny
 
 MODULES = (
     "datasets.file",
     "methods.adapter_per_task",
     "methods.agem",
+    "methods.derpp",
     "methods.ewc",
     "methods.full",
     "methods.l2sp",
@@ -48,11 +45,16 @@ def write_rows(folder: Path) -> None:
 
 
 def losses(model: Path, devices: int, *overrides: str) -> list[dict[str, float]]:
+    """Train a trial, and give its training log."""
     record = myosotis.run(
         [
             *("model=huggingface", f"model.path='{model}'", "dataset=[]", "probe=[]", "logger=none"),
             *("+dataset@dataset.poem=file", "dataset.poem.train=poem.jsonl", "dataset.poem.test=poem.jsonl"),
-            *("+dataset@dataset.prose=file", "dataset.prose.train=prose.jsonl", "dataset.prose.test=prose.jsonl"),
+            *(
+                "+dataset@dataset.prose=file",
+                "dataset.prose.train=prose.jsonl",
+                "dataset.prose.test=prose.jsonl",
+            ),
             *("dataset.poem.objective=instruction", "dataset.prose.objective=instruction"),
             *("dataset.poem.length=64", "dataset.prose.length=64"),
             *("trainer.max_steps=8", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu"),
@@ -64,31 +66,57 @@ def losses(model: Path, devices: int, *overrides: str) -> list[dict[str, float]]
     return [json.loads(line) for line in (record.folder / trial / "metrics.jsonl").read_text().splitlines()]
 
 
-METHODS = {
-    "what is held and replayed": [
-        "method=[lora,l2sp,ewc,replay]",
-        "method.ewc.strength=1e4",
-        "method.l2sp.strength=0.1",
-        "method.replay.share=0.5",
-    ],
-    "gradients projected": ["method=[lora,agem]"],
-    "parameters that rest": ["method=[adapter_per_task]", "evaluation.every=3"],
+TRIALS = {
+    "what is held and replayed": (
+        "ddp",
+        ["method=[lora,l2sp,ewc,replay]", "method.ewc.strength=1e4", "method.l2sp.strength=0.1"],
+    ),
+    "gradients projected": ("ddp", ["method=[lora,agem]"]),
+    "parameters that rest": ("ddp", ["method=[adapter_per_task]", "evaluation.every=3"]),
+    "an adapter divided": ("fsdp", ["method=[lora,replay]", "evaluation.every=3"]),
+    "all weights divided": ("fsdp", ["method=[full]", "trainer.accumulate_grad_batches=2"]),
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRIALS)
 def test_losses_are_those_of_one_process(
     name: str, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In two, the blocks are computed again in the backward pass besides."""
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path)
-    one = losses(llama_folder, 1, *METHODS[name])
-    two = losses(llama_folder, 2, *METHODS[name], "model.gradient_checkpointing=true")
+    strategy, overrides = TRIALS[name]
+    one = losses(llama_folder, 1, *overrides)
+    two = losses(
+        llama_folder, 2, *overrides, f"trainer.strategy={strategy}", "model.gradient_checkpointing=true"
+    )
     assert len(one) == len(two) == 16
     for expected, found in zip(one, two, strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
-def test_a_buffer_of_batches_is_refused() -> None:
-    assert DERPP.keeps_batches
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["method=[lora,derpp]"], "method derpp keeps rows of the batches that it sees"),
+        (["method=[lora,ewc]", "trainer.strategy=fsdp"], r"method ewc looks at .* \(penalty\)"),
+        (["method=[lora,agem]", "trainer.strategy=fsdp"], r"method agem looks at .* \(after_backward\)"),
+        (["trainer.strategy=fsdp", "model.quantization=nf4"], "must have weights of plain numbers to divide"),
+        (
+            ["trainer.strategy=fsdp", "trainer.precision=16-mixed"],
+            "trainer.precision must be 32-true or bf16",
+        ),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(
+    overrides: list[str],
+    text: str,
+    llama_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path)
+    with pytest.raises(ConfigurationError, match=text):
+        losses(llama_folder, 2, "method=[lora]", *overrides)
+    assert not (tmp_path / "studies").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,17 @@ def run(overrides: Overrides = None) -> None:
         _hydra([each for each in overrides or [] if each not in MULTIRUN_FLAGS])
         return
     arguments = checked_overrides(overrides, "run")
+    if "WORLD_SIZE" in os.environ:
+        from myosotis.nodes import following
+
+        with following() as followed:
+            if not followed:
+                _run(arguments)
+        return
+    _run(arguments)
+
+
+def _run(arguments: list[str]) -> None:
     from myosotis.ahead import started_ahead
 
     with started_ahead(arguments) as server:
