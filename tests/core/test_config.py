@@ -25,7 +25,7 @@ COMMANDS = [
     ("curriculum.order=[up,right]",),
     ("optimizer=sgd", "optimizer.learning_rate=1e-2", "optimizer.weight_decay=1"),
     ("schedule=cosine", "schedule.warmup_steps=4", "trainer.max_steps=null", "trainer.max_epochs=2"),
-    ("trainer.gradient_clip_val=null", "trainer.devices=auto", "evaluation.limit=null"),
+    ("trainer.gradient_clip_val=null", "trainer.devices=2", "evaluation.limit=null"),
     ("logger=wandb", "logger.project=elsewhere", "logger.tags=[a,b]"),
     ("model.width=4", "dataset.right.rows=8", "dataset.up.angle=30.5", "probe.side.rows=9"),
     ("~dataset.right", "+dataset@dataset.third=points", "dataset.third.angle=10"),

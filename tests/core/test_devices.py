@@ -37,7 +37,7 @@ def test_a_checkpoint_gives_tensors_back_where_they_were(tmp_path: Path) -> None
 def test_an_optimizers_state_goes_to_its_parameters(fused: bool, step: str) -> None:
     parameter = nn.Parameter(torch.ones(2, device=META))
     member: Any = SimpleNamespace(
-        adapted=SimpleNamespace(trainable=lambda: {"weight": parameter}),
+        trained=SimpleNamespace(trainable=lambda: {"weight": parameter}),
         optimizer_state={"weight": {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}},
     )
     optimizer = torch.optim.AdamW([parameter])

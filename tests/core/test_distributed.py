@@ -241,6 +241,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(
 # Processes that are there already
 
 
+@pytest.mark.slow
 def test_nodes_run_one_study(two: StudyRecord, tmp_path: Path) -> None:
     """Two agents of torchrun, as on two machines with one device each."""
     with socket.socket() as free:
