@@ -29,6 +29,7 @@ PROGRAMS = (
     "pip",
     "python",
     "python3",
+    "torchrun",
     "transformers",
 )
 """What a document may start; bash knows nothing else."""

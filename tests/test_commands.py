@@ -73,9 +73,11 @@ PLACES = {
 INSTEAD = {
     "probe.lm_eval.tasks=[arc_easy]": "probe.lm_eval.task_file=task.yaml",
     "hydra.launcher.slurm.partition=gpu": "hydra.launcher.slurm.partition=debug",
+    "trainer.devices=4": "trainer.devices=2",
 }
 """What comes from the network or is elsewhere, and what of its kind is here."""
 WITH = {
+    "trainer.devices=4": ("trainer.accelerator=cpu",),
     "probe=[gsm8k]": ("probe.gsm8k.path=gsm8k",),
     "+experiments/recipes=quotes_8bit": ("model.path=model", "dataset.quotes.path=quotes"),
     # From 200 examples, one by one, three times a trial.
@@ -429,6 +431,17 @@ def transformers(arguments: Sequence[str]) -> None:
     assert Path(sys.executable).with_name("transformers").is_file()
 
 
+def torchrun(arguments: Sequence[str]) -> None:
+    """Look that torch starts our command so; `test_distributed.py` does."""
+    from torch.distributed.run import parse_args
+
+    given = parse_args(list(arguments))
+    assert given.module
+    assert [given.training_script, given.training_script_args[0]] == ["myosotis", "run"]
+    assert {"trainer.devices=4", "trainer.num_nodes=2"} <= set(given.training_script_args)
+    assert [given.nnodes, given.nproc_per_node] == ["2", "4"]
+
+
 def environment(arguments: Sequence[str]) -> None:
     assert list(arguments) == ["-m", "venv", ".venv"]
     assert find_spec("venv")
@@ -450,6 +463,7 @@ OTHERS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "curl": curl,
     "transformers": transformers,
     "python3": environment,
+    "torchrun": torchrun,
     "pre-commit": pre_commit,
     "du": du,
 }

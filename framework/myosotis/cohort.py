@@ -500,6 +500,7 @@ class StageProgress:
         member.make_whole()
         with self._attributed(member):
             self._run(member).save(member, optimizer)
+            self.cohort.control.ranks.meet()  # the first may write for long, and the next step would not wait
 
     @contextlib.contextmanager
     def _attributed(self, member: Member) -> Iterator[None]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from myosotis.cohort import OUT_OF_MEMORY, Control, Job, run_cohort
+from myosotis.cohort import OUT_OF_MEMORY, RAISED, Control, Job, run_cohort
 from myosotis.errors import Interrupted, in_one_line
 from myosotis.events import Event
 from myosotis.ledger import write_text
@@ -133,18 +133,27 @@ def run_together(
     Raises:
         Interrupted: asked to stop; the trial is saved.
     """
-    count = job.config["trainer"]["devices"]
     with tempfile.TemporaryDirectory() as folder:
-        parts = [Part(job, rank, count, Path(folder) / "meeting") for rank in range(count)]
-        workers = [server.start_worker(max(1, threads // count), part.environment) for part in parts]
-        for worker, part in zip(workers, parts, strict=True):
-            worker.submit("myosotis.local:take_part_in_worker", part)
-        failure = Company(job, workers, tell, stopping).follow()
+        try:
+            workers = _started(job, server, threads, Path(folder) / "meeting")
+            failure = Company(job, workers, tell, stopping).follow()
+        except RAISED as error:  # the base cannot be loaded, or no process started
+            failure = Failure.of(error)
     if failure is not None:
+        job.folder.mkdir(parents=True, exist_ok=True)
         write_text(job.folder / "error.txt", failure.text)
         tell(Event(job.id, "failed", error=failure.error, passing=failure.passing))
     elif stopping():
         raise Interrupted("asked to stop; the trial is saved where it was")
+
+
+def _started(job: Job, server: ForkServer, threads: int, meeting: Path) -> list[Worker]:
+    count = job.config["trainer"]["devices"]
+    parts = [Part(job, rank, count, meeting) for rank in range(count)]
+    workers = [server.start_worker(max(1, threads // count), part.environment) for part in parts]
+    for worker, part in zip(workers, parts, strict=True):
+        worker.submit("myosotis.local:take_part_in_worker", part)
+    return workers
 
 
 @dataclass

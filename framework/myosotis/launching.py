@@ -269,8 +269,9 @@ class Launch:
             return Arrangement(1, torch.get_num_threads(), 1)
         if self._devices > 1:  # each trial has processes of its own, and none beside it
             self.basis = "alone"
-            most = 1 if nodes.are_there() or not devices else max(1, most_workers)
-            return Arrangement(most if workers == "auto" else workers, _threads(most, cores), 1)
+            most = 1 if nodes.are_there() or not devices else most_workers
+            chosen_workers = most if workers == "auto" else workers
+            return Arrangement(chosen_workers, _threads(chosen_workers, cores), 1)
         group = max(groups, key=len)
         chosen = [config for config in configs if config.id in set(group)]
         measured = self._measured(chosen, most_workers if workers == "auto" else workers, largest)

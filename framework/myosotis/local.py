@@ -234,12 +234,11 @@ def _run_together(
     stopping: Callable[[], bool],
 ) -> None:
     """Run a trial in processes of its own, which this one follows: none of them that dies is this one."""
+    # What they are forked from must leave GPUs alone.
+    loads = job.config["trainer"]["accelerator"] == "cpu"
+    preparation = Preparation(workspace.studies, dict(resolver._fingerprints), loads, [job])
     with ForkServer(PRELOADED, QUIET) as server:
-        loads = (
-            job.config["trainer"]["accelerator"] == "cpu"
-        )  # what they are forked from must leave GPUs alone
-        fingerprints = dict(resolver._fingerprints)
-        server.prepare("myosotis.local:prepare", Preparation(workspace.studies, [job], fingerprints, loads))
+        server.prepare("myosotis.local:prepare", preparation, wait=False)
         run_together(job, server, threads, tell, stopping)
 
 

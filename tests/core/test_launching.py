@@ -50,6 +50,29 @@ def test_most_steps_are_the_steps_where_an_example_is_one_row_of_one_token(
     assert launch._most_steps(config) == Workload(workspace)(config, START).steps
 
 
+@pytest.mark.parametrize(("devices", "workers"), [(1, ["0", "1", "2", "3", "4"]), (2, ["0,1", "2,3"])])
+def test_each_worker_has_as_many_gpus_as_a_trial_asks_for(
+    devices: int, workers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Launch, "_gpus", lambda self: ["0", "1", "2", "3", "4"])
+    configs = resolved(f"trainer.devices={devices}", "seed=0,1,2")
+    launch = Launch(
+        tmp_path,
+        [],
+        configs,
+        {},
+        Resolver(load_registry()),
+        None,
+        PlainLines(Course({})),
+        Options(),  # type: ignore[arg-type]
+    )
+    assert launch._environments() == [{"CUDA_VISIBLE_DEVICES": each} for each in workers]
+    if devices == 2:
+        ids = [[config.id] for config in configs]
+        assert launch._arrangement(configs, ids).workers == 2
+        assert launch._arrangement(configs, ids).cohort == 1
+
+
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What happens when: the servers that are started, and "check" where this process checks the trials."""
