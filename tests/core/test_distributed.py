@@ -206,6 +206,33 @@ def test_a_loss_that_is_not_finite_names_its_row(tmp_path: Path) -> None:
         run(tmp_path, 2, "dataset.right.broken=true", "trainer.max_steps=20", "evaluation.split=test")
 
 
+UNLOADABLE = """
+from myosotis import hookimpl
+from myosotis.errors import ModelError
+from tests.toy import ToyModel
+
+MYOSOTIS_API = 1
+
+
+class Unloadable(ToyModel):
+    def load(self, objectives):
+        raise ModelError("the weights are gone")
+
+
+@hookimpl
+def myosotis_models():
+    return {"unloadable": Unloadable}
+"""
+
+
+def test_a_base_that_cannot_be_loaded_fails_the_trial(tmp_path: Path, write_plugin: Any) -> None:
+    write_plugin("unloadable", UNLOADABLE)
+    with pytest.raises(TrialsFailed, match="ModelError: the weights are gone"):
+        run_at(tmp_path, *command(2, "model=unloadable"), modules=f"{MODULES},unloadable")
+    [error] = tmp_path.glob("studies/trial/*/error.txt")
+    assert error.read_text().startswith("ModelError: the weights are gone")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_an_interrupted_trial_goes_on_to_the_same_bits(
