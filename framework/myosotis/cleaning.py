@@ -136,7 +136,7 @@ def _in_use(studies: Path) -> set[Path]:
 
 def _within(run: Path, choice: Choice) -> Iterator[Leftover]:
     """List what can go of a run folder."""
-    finished = status(run) == "finished"
+    finished = status(run) in {"finished", "pruned"}
     places = [run] if finished else [run, run / "checkpoints"]
     for path in [path for place in places for path in _entries(place)]:
         if TEMPORARY.fullmatch(path.name):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -21,11 +21,12 @@ from myosotis.evaluation import predict, score
 from myosotis.events import Event
 from myosotis.interfaces import Blocks, Columns, Example
 from myosotis.joint import JointForward, predict_together
-from myosotis.ledger import PREFIX_FOLDER, Score
+from myosotis.ledger import PREFIX_FOLDER, Score, status
 from myosotis.logs import trial_log
 from myosotis.prefix import FrozenPrefix, worthwhile
 from myosotis.prefix_store import PrefixStore
 from myosotis.ranks import ALONE, Ranks
+from myosotis.pruning import Pruning
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.seeds import restore_random_state
 from myosotis.stacking import Stack, obstacle
@@ -52,6 +53,7 @@ class Job:
         folder: its run folder.
         study: the study's name.
         config: the resolved configuration with the logger's node.
+        pruning: by what a search may give it up; changes none of its numbers.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Job:
     folder: Path
     study: str
     config: Mapping[str, Any]
+    pruning: Pruning | None = None
 
     def resolve(self, resolver: Resolver) -> TrialConfig:
         """Make the trial's plugins anew.
@@ -73,6 +76,14 @@ class Job:
                 "configuration file, data or a plugin changed while the study ran. Run the command again"
             )
         return config
+
+
+def ending(job: Job) -> Literal["finished", "pruned"] | None:
+    """Tell how a trial has ended, where it has: what a search gave up is open to a command that is none."""
+    state = status(job.folder)
+    if state == "finished":
+        return "finished"
+    return "pruned" if state == "pruned" and job.pruning is not None else None
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,16 @@ def _fail_unresolved(job: Job, error: BaseException, control: Control) -> None:
 
 
 def _run_of(job: Job, config: TrialConfig, workspace: Workspace, control: Control) -> TrialRun:
-    return TrialRun(config, job.folder, job.study, job.name, workspace, control.tell, control.ranks)
+    return TrialRun(
+        config,
+        job.folder,
+        job.study,
+        job.name,
+        workspace,
+        control.tell,
+        control.ranks,
+        job.pruning,
+    )
 
 
 def _width_bytes(prefix: Blocks) -> int:
@@ -214,6 +234,8 @@ class Cohort:
             with self._attributed(run):
                 run.open()
         self._set_up()
+        for run in list(self.runs.values()):
+            self._prune_if(run, run.is_given_up)
         self._finish()
         while stages := [stage for run in self.runs.values() if (stage := run.next_stage)]:
             # Where trials have come differently far, the last ones catch up first.
@@ -298,6 +320,26 @@ class Cohort:
                 if self.runs.pop(run.config.id, None):
                     self.control.tell(Event(run.config.id, "finished"))
 
+    # Where a search gives trials up
+
+    def prune_hopeless(self, runs: Sequence[TrialRun]) -> None:
+        """End those of just evaluated trials that are hopeless beside other suggestions; the rest go on."""
+        for run in runs:
+            with self._attributed(run):
+                run.report()
+        # All have told before the first is judged: a suggestion is judged by the mean of its trials.
+        for run in self._alive(runs):
+            self._prune_if(run, run.is_hopeless)
+
+    def _prune_if(self, run: TrialRun, decides: Callable[[], bool]) -> None:
+        pruned = False
+        with self._attributed(run):
+            if pruned := decides():
+                self.charge()
+                run.prune()
+        if pruned and self.runs.pop(run.config.id, None) is not None:
+            self.control.tell(Event(run.config.id, "pruned"))
+
     # A stage
 
     def _run_stage(self, runs: Sequence[TrialRun], index: int) -> None:
@@ -319,6 +361,7 @@ class Cohort:
         for run in self._alive(runs):
             with self._attributed(run):
                 run.end_stage(run.config.stages[index - 1])
+        self.prune_hopeless([run for run in self._alive(runs) if run.next_stage])
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
@@ -464,7 +507,7 @@ class StageProgress:
             [member for member in members if _due(member, self._run(member).config.evaluation.every)]
         )
         for member in members:
-            if member.early_stopping.due(member.step, member.context.steps):
+            if member.active and member.early_stopping.due(member.step, member.context.steps):
                 self._stop_early(member)
         stopping = self.cohort.control.asked_to_stop()
         for member in (each for each in members if each.active):
@@ -483,11 +526,13 @@ class StageProgress:
         for member in members:
             member.make_whole()
         with torch.random.fork_rng():  # looking must not change what is trained next
-            self.cohort.evaluate(
-                [self._run(member) for member in members], members[0].context.stage.index, steps
-            )
+            runs = [self._run(member) for member in members]
+            self.cohort.evaluate(runs, members[0].context.stage.index, steps)
+            self.cohort.prune_hopeless([run for run in runs if run.config.id in self.cohort.runs])
         for member in members:
-            member.active = self._run(member).config.id in self.cohort.runs  # evaluation may end a trial
+            member.active = (
+                self._run(member).config.id in self.cohort.runs
+            )  # evaluation may end a trial, and so may a search
             member.adapted.train()
 
     def _stop_early(self, member: Member) -> None:

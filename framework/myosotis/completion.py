@@ -82,7 +82,7 @@ class Completer:
                 set_shared(master, parsed)
                 lines = [str(each.input_line) for each in parsed if not is_value(each)]
                 arms, params = plain(master.arms) or {}, master.hydra.sweeper.params
-                points = expand(self._compose, "config", lines, arms, params)
+                points = expand(self._compose, "config", lines, arms, params, ends=True)
                 made = [self._compose.chosen("config", point.overrides) for point in points]
                 whole = OmegaConf.masked_copy(master, "hydra")
                 self._composed = [whole, *{id(each): each for each in made}.values()]

@@ -11,11 +11,12 @@ from typing import Literal
 
 from myosotis.events import Event
 
-State = Literal["failed", "running", "elsewhere", "stopped", "waiting", "finished", "reused"]
+State = Literal["failed", "running", "elsewhere", "stopped", "waiting", "finished", "pruned", "reused"]
 
 STATES: Mapping[str, State] = {
     "begins": "running",
     "finished": "finished",
+    "pruned": "pruned",
     "failed": "failed",
     "stopped": "stopped",
     "locked": "elsewhere",
@@ -51,7 +52,7 @@ class TrialCourse:
     @property
     def over(self) -> bool:
         """Whether it has ended."""
-        return self.state in {"finished", "reused", "failed"}
+        return self.state in {"finished", "reused", "pruned", "failed"}
 
     @property
     def share(self) -> float:
@@ -75,17 +76,31 @@ class Course:
     Args:
         trials: each by its id, in the study's order; those that are waiting now are to run.
         study: its name.
+        unknown: how many more will come that nobody knows yet.
     """
 
-    def __init__(self, trials: Mapping[str, TrialCourse], study: str = "") -> None:
+    def __init__(self, trials: Mapping[str, TrialCourse], study: str = "", unknown: int = 0) -> None:
         self.study = study
-        self.trials = trials
+        self.trials: dict[str, TrialCourse] = {}
         self.place = ""
         self.started = time.monotonic()
-        waiting = [trial for trial, each in trials.items() if each.state == "waiting"]
-        self.numbers = {trial: number for number, trial in enumerate(waiting, 1)}
         # Kept, for a study of thousands asks at every event.
         self._done = 0.0
+        self.numbers: dict[str, int] = {}
+        self.add(trials, unknown)
+
+    def add(self, trials: Mapping[str, TrialCourse], unknown: int = 0) -> None:
+        """Take further trials in, and how many more will come."""
+        self.trials.update(trials)
+        self.unknown = unknown
+        for trial, each in trials.items():
+            if each.state == "waiting":
+                self.numbers[trial] = len(self.numbers) + 1
+
+    @property
+    def to_run(self) -> int:
+        """How many trials were, are or will be to run."""
+        return len(self.numbers) + self.unknown
 
     def take(self, event: Event) -> None:
         """Follow what befalls a trial."""
@@ -98,7 +113,7 @@ class Course:
     @property
     def over(self) -> bool:
         """Whether all trials have ended."""
-        return all(each.over for each in self.trials.values())
+        return not self.unknown and all(each.over for each in self.trials.values())
 
     def counts(self) -> Counter[State]:
         """Count the trials of each state."""
@@ -108,4 +123,4 @@ class Course:
         """Estimate the seconds until all have ended, by what is done; NaN where nothing is."""
         if self._done < 1e-9:
             return math.nan
-        return (time.monotonic() - self.started) / self._done * (len(self.numbers) - self._done)
+        return (time.monotonic() - self.started) / self._done * (self.to_run - self._done)

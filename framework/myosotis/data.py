@@ -58,7 +58,7 @@ class _Loaded:
         with composer() as compose, explained():
             arguments, master = whole(compose, overrides, "config")
             arms, params = plain(master.arms) or {}, plain(master.hydra.sweeper.get("params")) or {}
-            points = expand(compose, "config", arguments, arms, params)
+            points = expand(compose, "config", arguments, arms, params, ends=True)
             different: dict[str, TrialConfig] = {}
             for point in points:
                 config = resolver.resolve(compose.compose("config", point.overrides))

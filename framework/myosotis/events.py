@@ -14,7 +14,7 @@ class Event:
     Attributes:
         trial: the trial's id.
         kind: `locked` where another command runs it, `stopped` where it is saved to go on later, `waits` where
-            it is to be begun again.
+            it is to be begun again, `pruned` where a search gave it up for hopeless.
         done: optimizer steps taken in the trial.
         total: optimizer steps that the trial takes.
         stage: the stage that trains.
@@ -25,7 +25,9 @@ class Event:
     """
 
     trial: str
-    kind: Literal["begins", "opened", "step", "scored", "finished", "failed", "stopped", "locked", "waits"]
+    kind: Literal[
+        "begins", "opened", "step", "scored", "finished", "pruned", "failed", "stopped", "locked", "waits"
+    ]
     done: int = 0
     total: int = 0
     stage: int = 0

@@ -82,7 +82,7 @@ def myosotis_stage_finished(trial: str, folder: Path, stage: int, scores: Sequen
 
 @hookspec
 def myosotis_trial_finished(trial: str, folder: Path, status: str) -> None:
-    """Observe that a trial ended; `status` is finished or failed."""
+    """Observe that a trial ended; `status` is finished, pruned or failed."""
 
 
 @hookspec

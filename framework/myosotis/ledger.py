@@ -4,10 +4,12 @@ studies/<study>/study.json                      which trials answer the study's 
 studies/<study>/<trial>/config.yaml manifest.json scores.jsonl metrics.jsonl adapter/ checkpoints/
 studies/<study>/<trial>/variants.jsonl          scores of further models that come of the trained one
 studies/<study>/<trial>/result.json             written last: the trial is finished
+studies/<study>/<trial>/pruned.json             written last: a search gave the trial up for hopeless
 studies/<study>/<trial>/error.txt               the trial failed
 studies/<study>/<trial>/log.txt                 what was logged and warned while it ran
 studies/<study>/data.json                       what was found in its data before it ran
 studies/<study>/cohorts.json                    which trials train together, on how many threads
+studies/<study>/search.journal search.json      what a search suggested and what came of it: Optuna's, and in short
 studies/<study>/.locks/                         who runs which trial
 studies/<study>/.prefix/                        what frozen blocks give, while the study runs
 studies/.base/<key>.json                        rows of the untouched base, shared by all studies
@@ -127,7 +129,7 @@ class TrialEntry:
         return self.arm, self.overrides, self.seed, self.order
 
 
-Status = Literal["finished", "failed", "unfinished"]
+Status = Literal["finished", "pruned", "failed", "unfinished"]
 
 
 def _no_variants() -> pd.DataFrame:
@@ -149,8 +151,8 @@ class StudyRecord:
             seconds, tokens, peak_memory_bytes, kept_bytes, swept, last_trained, folder`. `configuration`
             names the trial without its seed and order (trials that share it are replicates); `swept` maps
             each swept key except seed and order to its value, `last_trained` each task and probe to the last
-            stage that trained it, 0 where none did; `status` is finished, failed or unfinished; `folder` is the
-            run folder, relative to the study's.
+            stage that trained it, 0 where none did; `status` is finished, pruned, failed or unfinished; `folder` is
+            the run folder, relative to the study's.
         columns: one row a column of the score matrix, in order: `task, role, metric,
             higher_is_better`; `role` is task or probe, `metric` the one that the headline uses.
         variants: one row a score of a further model that a method makes of a trained one without training, columns
@@ -273,6 +275,8 @@ def status(folder: Path) -> Status:
     """Tell how far a trial's run folder has come."""
     if (folder / "result.json").is_file():
         return "finished"
+    if (folder / "pruned.json").is_file():
+        return "pruned"
     return "failed" if (folder / "error.txt").is_file() else "unfinished"
 
 
@@ -405,7 +409,7 @@ def read_study(folder: Path) -> StudyRecord:
     for entry in read_entries(folder):
         run = folder / entry.folder
         state = status(run)
-        result = read_json(run / "result.json") if state == "finished" else {}
+        result = _result(run, state)
         for column in result.get("columns", []):
             columns.setdefault(column["task"], column)
         trials.append(_trial_row(entry, run, state, result))
@@ -431,6 +435,13 @@ def read_study(folder: Path) -> StudyRecord:
         frame,
         pd.DataFrame(variants, columns=list(VARIANT_COLUMNS)),
     )
+
+
+def _result(run: Path, state: Status) -> dict[str, Any]:
+    """Read what a trial came to: of a pruned one its time alone, for the rest is no result."""
+    if state == "pruned":
+        return {"seconds": read_json(run / "pruned.json")["seconds"]}
+    return dict(read_json(run / "result.json")) if state == "finished" else {}
 
 
 def _trial_row(entry: TrialEntry, run: Path, state: Status, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import final
 
@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.segment import ControlType, Segment, SegmentLines
 from rich.text import Text
 
-from myosotis.course import Course
+from myosotis.course import Course, TrialCourse
 from myosotis.events import Event
 from myosotis.live_text import frame
 from myosotis.progress import PlainLines, Progress, ending
@@ -28,7 +28,7 @@ def progress_of(course: Course) -> Progress:
     """Give the live view where there is something to see and a terminal to see it in, else plain lines."""
     console = Console(stderr=True, highlight=False)
     terminal = sys.stderr is not None and sys.stderr.isatty() and console.is_interactive
-    return LiveView(course, console) if terminal and course.numbers else PlainLines(course)
+    return LiveView(course, console) if terminal and course.to_run else PlainLines(course)
 
 
 @final
@@ -52,6 +52,11 @@ class LiveView(Progress):
             # What goes elsewhere than to this terminal must still go there.
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
+
+    def add(self, trials: Mapping[str, TrialCourse], unknown: int) -> None:
+        """Take further trials in, and how many more will come."""
+        with self._lock:
+            self.course.add(trials, unknown)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

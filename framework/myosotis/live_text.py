@@ -23,6 +23,7 @@ CELLS: dict[State, tuple[str, str]] = {
     "stopped": ("-", "yellow"),
     "waiting": (".", "dim"),
     "finished": ("#", "green"),
+    "pruned": ("/", "blue"),
     "reused": ("=", "cyan"),
 }
 """Each state's cell and its style; a cell that stands for several trials shows the first of these that is there."""

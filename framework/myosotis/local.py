@@ -19,11 +19,11 @@ import torch
 
 from myosotis import nodes
 from myosotis.ahead import PRELOADED
-from myosotis.cohort import OUT_OF_MEMORY, Control, Job, run_cohort
+from myosotis.cohort import OUT_OF_MEMORY, Control, Job, ending, run_cohort
 from myosotis.distributed import QUIET, Failure, Part, run_together, take_part
 from myosotis.errors import Interrupted
 from myosotis.events import Event
-from myosotis.ledger import status, write_text
+from myosotis.ledger import write_text
 from myosotis.locks import TrialLock
 from myosotis.logs import trial_logs
 from myosotis.measure import Cost, measure_training
@@ -129,7 +129,7 @@ class Queue:
             self.progress.note(f"{job.name}: {event.error}; it is begun again")
             self._put_back(Unit([job], unit.threads, unit.attempts))
             return
-        if event.kind in {"finished", "failed"}:
+        if event.kind in {"finished", "pruned", "failed"}:
             self.ended.add(job.id)
         if event.kind == "failed":
             self._fail(job, event.error)
@@ -143,10 +143,10 @@ class Queue:
             reason: why.
             passing: whether the same may go well another time; else trials are only told apart.
         """
-        left = [job for job in unit.jobs if job.id not in self.ended and status(job.folder) != "finished"]
+        left = [job for job in unit.jobs if job.id not in self.ended and ending(job) is None]
         for job in unit.jobs:
-            if job not in left and job.id not in self.ended:
-                self.take(unit, Event(job.id, "finished"))
+            if job.id not in self.ended and (end := ending(job)):
+                self.take(unit, Event(job.id, end))
         if not left or self.stopping():
             return
         if passing and unit.attempts <= self.retries:
@@ -195,9 +195,9 @@ def run_unit(
         lock = TrialLock(job.folder.parent, job.folder.name)
         if not lock.take(LOCK_SECONDS):
             tell(Event(job.id, "locked"))
-        elif status(job.folder) == "finished":
+        elif end := ending(job):
             lock.remove()
-            tell(Event(job.id, "finished"))
+            tell(Event(job.id, end))
         else:
             held.append(lock)
             jobs.append(job)
@@ -217,7 +217,7 @@ def run_unit(
         torch.set_num_threads(threads)
         for lock, job in zip(held, jobs, strict=True):
             # Nobody waits for a finished trial; a thousand lock files would be four megabytes.
-            lock.remove() if status(job.folder) == "finished" else lock.release()
+            lock.remove() if ending(job) else lock.release()
 
 
 def _processes(job: Job) -> int:
@@ -387,9 +387,9 @@ def wait_for_others(queue: Queue) -> list[Job]:
     """Wait until trials that another command runs have ended or are free; give those that are free."""
     while not queue.stopping():
         for job in list(queue.locked):
-            if status(job.folder) == "finished":
+            if end := ending(job):
                 queue.locked.remove(job)
-                queue.take(Unit([job], 1), Event(job.id, "finished"))
+                queue.take(Unit([job], 1), Event(job.id, end))
                 continue
             lock = TrialLock(job.folder.parent, job.folder.name)
             if lock.take():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from myosotis.config import PLUGIN_GROUPS, Composer, explained, is_value, plain
@@ -120,10 +120,19 @@ def expand(
     arguments: Sequence[str],
     arms: Mapping[str, Mapping[str, Any]],
     params: Mapping[str, Any],
+    ends: bool = False,
 ) -> list[Point]:
     """List a study's trials: the union of its arms, times its sweeps, each one once.
 
     A parameter of a plugin goes only to the trials that have the plugin.
+
+    Args:
+        compose: composes the choices of groups.
+        config_name: the primary configuration.
+        arguments: the command's overrides.
+        arms: overrides by the arm's name.
+        params: a study file's common sweep.
+        ends: whether an interval stands for its two ends, as where trials only stand for those of a search.
 
     Raises:
         ConfigurationError: a parameter that no trial has, or arms that are not overrides.
@@ -133,8 +142,10 @@ def expand(
     used: set[str] = set()
     _check_arms(arms)
     for arm, own in arms.items() if arms else [(None, {})]:
-        lines = [*_rendered(params), *_rendered(own), *arguments]
+        lines = [*rendered(params), *rendered(own), *arguments]
         overrides = {str(each.get_key_element()): each for each in compose.parse(lines)}
+        if ends:
+            overrides = {key: _with_ends(compose, each) for key, each in overrides.items()}
         given |= overrides
         for _, point, keys in sorted(_points(compose, config_name, arm, overrides)):
             used |= keys
@@ -165,7 +176,7 @@ def _points(
     groups = {key: range(len(each)) for key, each in choices.items() if not is_value(overrides[key])}
     for chosen in placed(groups):
         base = compose.chosen(config_name, [choices[key][chosen[key]][0] for key in groups])
-        kept = [key for key, each in overrides.items() if _has_plugin(base, each)]
+        kept = [key for key, each in overrides.items() if has_plugin(base, each)]
         swept = {key: range(len(choices[key])) for key in kept}
         for places in placed({**swept, **{key: (chosen[key],) for key in groups}}):
             made = [choices[key][places[key]] for key in kept]
@@ -181,7 +192,7 @@ def _check_arms(arms: Any) -> None:
         )
 
 
-def _rendered(values: Mapping[str, Any]) -> list[str]:
+def rendered(values: Mapping[str, Any]) -> list[str]:
     """Write a study file's values as overrides: lists and texts in Hydra's grammar."""
     return [f"{key}={_grammar(value)}" for key, value in values.items()]
 
@@ -200,13 +211,21 @@ def _choices(compose: Composer, override: Override) -> list[tuple[Override, bool
     if not override.is_discrete_sweep():
         raise ConfigurationError(
             f"{override.input_line} must be a list of values, such as 1,2,4 or range(1,5), to be swept; "
-            "an interval needs a search"
+            "an interval needs hydra/sweeper=search"
         )
     key = override.get_key_element()
     return [(compose.parse([f"{key}={value}"])[0], True) for value in override.sweep_string_iterator()]
 
 
-def _has_plugin(base: DictConfig, override: Override) -> bool:
+def _with_ends(compose: Composer, override: Override) -> Override:
+    value = override.value()
+    if not isinstance(value, IntervalSweep):
+        return override
+    return compose.parse([f"{override.get_key_element()}={value.start!r},{value.end!r}"])[0]
+
+
+def has_plugin(base: DictConfig, override: Override) -> bool:
+    """Tell whether what an override sets is there in a choice of groups."""
     group, _, rest = override_key(override).partition(".")
     if not is_value(override) or group not in PLUGIN_GROUPS or not PLUGIN_GROUPS[group][1]:
         return True

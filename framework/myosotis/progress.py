@@ -6,16 +6,20 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TextIO, final
 
-from myosotis.course import Course
+from myosotis.course import Course, TrialCourse
 from myosotis.events import Event
 
 
 class Progress(ABC):
     """Shows how far a study has come."""
+
+    @abstractmethod
+    def add(self, trials: Mapping[str, TrialCourse], unknown: int) -> None:
+        """Take further trials in, and how many more will come."""
 
     @abstractmethod
     def shown(self) -> AbstractContextManager[None]:
@@ -43,10 +47,15 @@ class PlainLines(Progress):
         self.course = course
         self.stream = stream
 
+    def add(self, trials: Mapping[str, TrialCourse], unknown: int) -> None:
+        """Take further trials in, and how many more will come."""
+        self.course.add(trials, unknown)
+
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Say which study runs, and how much of it is done already."""
-        total, left = len(self.course.trials), len(self.course.numbers)
+        left = self.course.to_run
+        total = len(self.course.trials) + self.course.unknown
         self.note(f"study {self.course.study}: {total} trials, {total - left} finished, {left} to run")
         yield
 
@@ -62,7 +71,7 @@ class PlainLines(Progress):
         self.course.take(event)
         if event.kind == "begins":
             self.note(f"{where(self.course, event.trial)}: begins, {left(self.course)}")
-        elif event.kind in {"finished", "failed", "stopped"}:
+        elif event.kind in {"finished", "pruned", "failed", "stopped"}:
             self.note(ending(self.course, event))
 
 
@@ -73,6 +82,8 @@ def ending(course: Course, event: Event) -> str:
         how = f"failed, {event.error}"
     elif event.kind == "stopped":
         how = "stopped and saved"
+    elif event.kind == "pruned":
+        how = f"pruned, {left(course)}"
     elif begun is None:
         how = f"done by another command, {left(course)}"
     else:
@@ -82,7 +93,7 @@ def ending(course: Course, event: Event) -> str:
 
 def where(course: Course, trial: str) -> str:
     """Name a trial, and say which it is of those that were to run."""
-    return f"[{course.numbers[trial]}/{len(course.numbers)}] {course.trials[trial].name}"
+    return f"[{course.numbers[trial]}/{course.to_run}] {course.trials[trial].name}"
 
 
 def left(course: Course) -> str:

@@ -14,7 +14,7 @@ from myosotis.checkpoint import END, START, CheckpointFolder, Position
 from myosotis.ledger import status
 from myosotis.locks import Holder, TrialLock
 
-Status = Literal["finished", "running", "failed", "unfinished", "queued", "new"]
+Status = Literal["finished", "pruned", "running", "failed", "unfinished", "queued", "new"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def standing(study: Path, run: Path) -> Standing:
         return Standing("finished", f"reused from study {run.parent.name}" if elsewhere else "")
     if not run.is_dir():
         return Standing("new")
+    if state == "pruned":
+        return Standing("pruned")
     at = max(CheckpointFolder(run / "checkpoints").positions(), default=START)
     if state == "failed":
         error = (run / "error.txt").read_text(encoding="utf-8").partition("\n")[0]

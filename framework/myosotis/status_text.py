@@ -18,6 +18,7 @@ from myosotis.status import StudyStatus, TrialStatus
 
 STATES = {
     "finished": "finished",
+    "pruned": "pruned",
     "running": "running",
     "failed": "failed",
     "unfinished": "stopped",

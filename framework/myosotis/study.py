@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from myosotis.cohort import Job
     from myosotis.launching import Launch
     from myosotis.planning import StudyPlan
+    from myosotis.pruning import Pruning
     from myosotis.workers import ForkServer
 
 
@@ -111,6 +112,11 @@ def plan_study(
     begun = time.perf_counter()
     with composer() as compose, explained():
         arguments, master = _whole(compose, overrides, config_name)
+        if "n_trials" in master.hydra.sweeper:
+            raise ConfigurationError(
+                "plan must have trials that are known beforehand, but a search finds them by what the earlier ones "
+                "score; plan without hydra/sweeper=search and with a few values of each parameter"
+            )
         params, arms = plain(master.hydra.sweeper.get("params")) or {}, plain(master.arms) or {}
         task = TrialTask(load_registry(), Path(master.studies).absolute(), config_name)
         layout = lay_out(arguments, params, master, compose.loader, task)
@@ -189,21 +195,34 @@ def sweep(
     layout = lay_out(arguments, params, master, loader, task)
     folder, left = layout.folder, layout.left
     if left:
-        with _folder_of_studies():
+        with folder_of_studies():
             check_writable(folder)
     task.begin(layout)
-    with task.progress.shown(), task.warm(getattr(launcher, "options", None)):
-        records = task.check(master.data_check)
-        with _folder_of_studies(), StudyLock(folder):
-            write_study(folder, arguments, [each.entry for each in layout.planned])
-            keep(folder / FILE, records)
-        jobs = [_overrides(each, folder.name) for each in left]
-        returns = launcher.launch(jobs, initial_job_idx=0) if jobs else []
+    with task.progress.shown():
+        returns = launched(layout, arguments, master.data_check, launcher, task)
     return finish(folder, task.workspace.registry, returns, bool(left))
 
 
+def launched(
+    layout: Layout, arguments: Sequence[str], looks_at_data: bool, launcher: Launcher, task: TrialTask
+) -> Sequence[JobReturn]:
+    """Check the trials that are left, list all in their study, and launch those.
+
+    Raises:
+        ConfigurationError: says what would stop which trial; nothing is listed.
+    """
+    with task.warm(getattr(launcher, "options", None)):
+        records = task.check(looks_at_data)
+        with folder_of_studies(), StudyLock(layout.folder):
+            write_study(layout.folder, arguments, [each.entry for each in layout.planned])
+            keep(layout.folder / FILE, records)
+        jobs = [_overrides(each, layout.folder.name) for each in layout.left]
+        return launcher.launch(jobs, initial_job_idx=0) if jobs else []
+
+
 @contextlib.contextmanager
-def _folder_of_studies() -> Iterator[None]:
+def folder_of_studies() -> Iterator[None]:
+    """Say of what cannot be written that it is the folder of studies."""
     try:
         yield
     except (OSError, StorageError) as error:
@@ -218,21 +237,22 @@ class Layout:
     planned: Sequence[PlannedTrial]
     left: Sequence[PlannedTrial]
 
-    def course(self) -> Course:
-        """Give the course of the study, at its beginning."""
+    def trials(self) -> dict[str, TrialCourse]:
+        """Give the course of each trial, at its beginning."""
         left = {each.entry.id for each in self.left}
 
         def state(each: PlannedTrial) -> State:
             if each.entry.id in left:
                 return "waiting"
-            here = run_folder(self.folder, each.entry).parent == self.folder.resolve()
-            return "finished" if here else "reused"
+            own = run_folder(self.folder, each.entry)
+            if status(own) == "pruned":
+                return "pruned"
+            return "finished" if own.parent == self.folder.resolve() else "reused"
 
-        trials = {
+        return {
             each.entry.id: TrialCourse(_name(each.entry), state(each), len(each.config.stages))
             for each in self.planned
         }
-        return Course(trials, self.folder.name)
 
 
 def lay_out(
@@ -245,15 +265,24 @@ def lay_out(
     """
     compose = Composer(loader)
     points = expand(compose, task.config_name, arguments, plain(master.arms) or {}, params)
+    folder = study_folder(compose, arguments, master, task)
+    planned = plan(compose, task.config_name, points, folder, task.resolver, bool(master.force))
+    left = [each for each in planned if status(run_folder(folder, each.entry)) != "finished"]
+    return Layout(folder, planned, left)
+
+
+def study_folder(compose: Composer, arguments: Sequence[str], master: DictConfig, task: TrialTask) -> Path:
+    """Give the folder of the study that a command means.
+
+    Raises:
+        ConfigurationError: its name can be no folder's.
+    """
     name = master.study or default_name(compose, arguments)
     if not is_name(name):
         raise ConfigurationError(
             f"study must be a name of letters, digits, '.', '_' and '-', but got {name!r}"
         )
-    folder = task.workspace.studies / name
-    planned = plan(compose, task.config_name, points, folder, task.resolver, bool(master.force))
-    left = [each for each in planned if status(run_folder(folder, each.entry)) != "finished"]
-    return Layout(folder, planned, left)
+    return task.workspace.studies / name
 
 
 def _overrides(planned: PlannedTrial, study: str) -> list[str]:
@@ -310,13 +339,23 @@ class TrialTask:
         self.study = ""
         self.left: Sequence[PlannedTrial] = ()
         self.stackable: dict[str, bool] = {}
+        self.pruning: Mapping[str, Pruning] = {}
         self.progress: Progress = PlainLines(Course({}))
         self._warm: Launch | None = None
 
-    def begin(self, layout: Layout) -> None:
-        """Take what is about to run."""
+    def begin(self, layout: Layout, unknown: int = 0) -> None:
+        """Take what is about to run, and show it.
+
+        Args:
+            layout: the study's trials.
+            unknown: how many more will come that nobody knows yet.
+        """
+        self.take(layout)
+        self.progress = progress_of(Course(layout.trials(), layout.folder.name, unknown))
+
+    def take(self, layout: Layout) -> None:
+        """Take what is about to run, where the study is shown already."""
         self.study, self.left = layout.folder.name, layout.left
-        self.progress = progress_of(layout.course())
 
     @contextlib.contextmanager
     def warm(self, options: Options | None) -> Iterator[None]:
@@ -375,7 +414,7 @@ class TrialTask:
         returns = []
         for planned, overrides in zip(self.left, job_overrides, strict=True):
             job = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-            if status(run_folder(folder, planned.entry)) != "finished":
+            if not self._has_ended(planned, folder):
                 if options.detach and planned.entry.id not in failed:
                     returns.append(JobReturn(overrides=list(overrides)))  # it is the cluster's now
                     continue
@@ -386,6 +425,10 @@ class TrialTask:
             returns.append(job)
         return returns
 
+    def _has_ended(self, planned: PlannedTrial, folder: Path) -> bool:
+        state = status(run_folder(folder, planned.entry))
+        return state == "finished" or (state == "pruned" and planned.entry.id in self.pruning)
+
     def prepared(self, planned: Sequence[PlannedTrial], options: Options) -> Launch:
         """Give what would run trials."""
         from myosotis.backends import start_backend
@@ -394,7 +437,7 @@ class TrialTask:
         folder = self.workspace.studies / self.study
         return Launch(
             folder,
-            [_job(each, folder) for each in planned],
+            [_job(each, folder, self.pruning.get(each.entry.id)) for each in planned],
             [each.config for each in planned],
             self.stackable,
             self.resolver,
@@ -417,11 +460,12 @@ def _name(entry: TrialEntry) -> str:
     return f"{entry.configuration} seed={entry.seed}"
 
 
-def _job(planned: PlannedTrial, folder: Path) -> Job:
+def _job(planned: PlannedTrial, folder: Path, pruning: Pruning | None) -> Job:
     from myosotis.cohort import Job
 
     own = run_folder(folder, planned.entry)
-    return Job(planned.entry.id, _name(planned.entry), own, folder.name, _whole_config(planned.config))
+    config = _whole_config(planned.config)
+    return Job(planned.entry.id, _name(planned.entry), own, folder.name, config, pruning)
 
 
 def _whole_config(config: TrialConfig) -> dict[str, Any]:
@@ -445,7 +489,7 @@ def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: 
     if ran and not goes_on:
         registry.hook.myosotis_study_finished(study=folder.name, folder=folder)
     record = read_study(folder)
-    if all(state == "finished" for state in record.trials.status):
+    if record.trials.empty or record.trials.status.isin({"finished", "pruned"}).all():
         shutil.rmtree(folder / PREFIX_FOLDER, ignore_errors=True)
     if not goes_on and (ran or not (folder / "report.html").is_file()):
         write_report(record)

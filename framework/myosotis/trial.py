@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import traceback
 from collections import Counter
@@ -46,6 +47,7 @@ from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
 from myosotis.outcome import columns, headline, headline_so_far, kept_bytes, last_trained, resting_bytes
 from myosotis.ranks import ALONE, Ranks
+from myosotis.pruning import Pruning, Watch
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
@@ -99,6 +101,7 @@ class TrialRun:
         workspace: what trials share.
         tell: told what befalls it.
         ranks: the processes that train it together; all do the same, and the first alone writes and logs.
+        pruning: by what a search may give it up.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class TrialRun:
         workspace: Workspace,
         tell: Callable[[Event], None] = lambda event: None,
         ranks: Ranks = ALONE,
+        pruning: Pruning | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -118,6 +122,7 @@ class TrialRun:
         self.workspace = workspace
         self.tell = tell
         self.ranks = ranks
+        self.pruning = pruning
         self.runtime: Runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
         self.tracker = Tracker(folder, trial=config.id)
         self.checkpoints = CheckpointFolder(folder / "checkpoints", self.runtime.device)
@@ -155,7 +160,8 @@ class TrialRun:
             return
         with stored(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "error.txt").unlink(missing_ok=True)
+        for ending in ("error.txt", "pruned.json"):
+            (self.folder / ending).unlink(missing_ok=True)
         write_text(
             self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(self.config.resolved)))
         )
@@ -557,6 +563,40 @@ class TrialRun:
     def interrupt(self) -> None:
         """Close what is open; the trial goes on another time."""
         self.tracker.fail()
+
+    # Where a search gives it up
+
+    @functools.cached_property
+    def _watch(self) -> Watch | None:
+        return self.pruning.watch(self.config) if self.pruning is not None else None
+
+    def report(self) -> None:
+        """Tell the search, where there is one, how good the trial is at its latest evaluation."""
+        if self._watch is not None:
+            self._watch.report(self.scores)
+
+    def is_hopeless(self) -> bool:
+        """Tell whether the search, where there is one, gives the trial up at its latest evaluation."""
+        return self._watch is not None and self._watch.is_hopeless()
+
+    def is_given_up(self) -> bool:
+        """Tell whether the search, where there is one, has given it up with another seed or order."""
+        return self._watch is not None and self._watch.is_given_up()
+
+    def prune(self) -> None:
+        """End the trial with the scores that it has, as one that a search gave up for hopeless."""
+        last, so_far = self.scores[-1], headline_so_far(self.config, self.scores)
+        result = {
+            "trial": self.config.id,
+            "stage": last.stage,
+            "step": last.step,
+            "so_far": so_far,
+            "seconds": self.costs.seconds,
+        }
+        self.tracker.finish(self.scores, {**so_far, "pruned": 1})
+        write_json(self.folder / "pruned.json", result)
+        self.checkpoints.remove()
+        self._tell_end("pruned")
 
     def _tell_end(self, status: str) -> None:
         self.workspace.registry.hook.myosotis_trial_finished(
