@@ -54,6 +54,7 @@ SCORE_COLUMNS = (
     "settings",
 )
 VARIANT_COLUMNS = ("variant", *SCORE_COLUMNS)
+SEARCH = "search.json"
 PREFIX_FOLDER = ".prefix"
 """Where a study keeps what frozen blocks give, while it runs."""
 HEADLINE = ("learned", "forgotten", "forgotten_base")
@@ -346,6 +347,18 @@ def read_entries(folder: Path) -> list[TrialEntry]:
     """List a study's trials."""
     path = folder / "study.json"
     return [TrialEntry(**entry) for entry in read_json(path)["trials"]] if path.is_file() else []
+
+
+def read_search(folder: Path) -> dict[str, Any]:
+    """Read what a study's search has suggested, and what came of it; nothing where there was none.
+
+    Returns:
+        `directions`, maximize or minimize by the objective; `suggestions`, each with its `number`, its `state`
+        (complete, pruned, fail or running), its `values` in the objectives' order or None, its `params` and the
+        ids of its `trials`.
+    """
+    path = folder / SEARCH
+    return dict(read_json(path)) if path.is_file() else {"directions": {}, "suggestions": []}
 
 
 def find_study(name: str | Path, studies: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from myosotis.errors import ConfigurationError
 from myosotis.journal import FILE, open_journal
-from myosotis.ledger import write_json
+from myosotis.ledger import SEARCH, write_json
 from myosotis.locks import FOLDER, Lock
 from myosotis.points import Point
 from myosotis.search_options import SearchOptions
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-SUMMARY = "search.json"
 RECORD, TRIALS = "space", "trials"
 """Attributes: of a search, what may change a number; of a suggestion, its trials."""
 PATIENCE = 60.0
@@ -218,7 +217,7 @@ class SearchJournal:
     def _write_summary(self) -> None:
         """Write what a report shows, so that it needs no Optuna."""
         found = [_summary(each) for each in self.study.get_trials(deepcopy=False)]
-        write_json(self.folder / SUMMARY, {"directions": dict(self.directions), "suggestions": found})
+        write_json(self.folder / SEARCH, {"directions": dict(self.directions), "suggestions": found})
 
     def close(self) -> None:
         """Leave the suggestions that have not ended to whoever comes next."""

@@ -21,7 +21,7 @@ COSTS = ("seconds", "peak_memory_bytes", "trainable_parameters", "kept_bytes")
 """What a configuration takes; medians over its replicates."""
 
 _COLUMNS = (
-    *("arm", "configuration", "metric", "swept", "n", "failed", "unfinished"),
+    *("arm", "configuration", "metric", "swept", "n", "pruned", "failed", "unfinished"),
     *(name + end for name in HEADLINE for end in ("", "_low", "_high")),
     *COSTS,
 )
@@ -77,7 +77,7 @@ def configurations(record: StudyRecord) -> pd.DataFrame:
     """One row a configuration (an arm with its swept values), in the order of its first trial.
 
     Columns: `number` (from 1), `label` (short and unique), `arm, configuration, metric, swept`; `n`,
-    the finished replicates (seeds and orders), `failed`, `unfinished`; `learned`, `forgotten` and
+    the finished replicates (seeds and orders), `pruned`, `failed`, `unfinished`; `learned`, `forgotten` and
     `forgotten_base`, each a mean over the finished, with `_low` and `_high`; `COSTS`, medians; `pareto` and
     `pareto_base`, whether it is on the front of learned against forgotten or forgotten_base. Fronts are of one
     metric each: different metrics do not compare.
@@ -127,7 +127,7 @@ def _row(replicates: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     first = (finished or replicates)[0]
     row = {column: first[column] for column in ("arm", "configuration", "metric", "swept")}
     row["n"] = len(finished)
-    for status in ("failed", "unfinished"):
+    for status in ("pruned", "failed", "unfinished"):
         row[status] = sum(trial["status"] == status for trial in replicates)
     for headline in HEADLINE:
         interval = t_interval([trial[headline] for trial in finished])

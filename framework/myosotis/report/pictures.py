@@ -15,6 +15,7 @@ from myosotis.report.cost import cost_charts
 from myosotis.report.curves import curve_charts, curve_points
 from myosotis.report.data import lengths
 from myosotis.report.heatmap import heat_maps
+from myosotis.report.history import history_charts, history_points
 from myosotis.report.importance import importance, importance_chart
 from myosotis.report.matrices import score_cells
 from myosotis.report.paths import path_chart, path_points
@@ -40,7 +41,7 @@ class Picture:
 
     Attributes:
         name: the files' name, without ending.
-        section: scatter, retention, curves, scores, sweep, paths, importance, cost or data.
+        section: scatter, retention, curves, scores, sweep, paths, history, importance, cost or data.
         title: what it shows.
         charts: one or several.
         crowded: whether there is too much to show each configuration by itself.
@@ -73,6 +74,9 @@ def pictures(record: StudyRecord, frame: pd.DataFrame, data: DataRecord | None =
     paths = path_points(record, frame)
     if len(paths):
         yield Picture("paths", "paths", "Between the base and the trained model", [path_chart(frame, paths)])
+    history = history_points(record)
+    if len(history):
+        yield Picture("history", "history", "The search, suggestion by suggestion", history_charts(history))
     shares = importance(record)
     if len(shares):
         yield Picture("importance", "importance", "Which parameter matters", [importance_chart(shares)])

@@ -120,7 +120,10 @@ def _numeric_axis(points: pd.DataFrame, key: str) -> alt.X:
     import altair as alt
 
     values = sorted(set(points["value"]))
-    axis = alt.Axis(values=ticks(values), format="~g")
+    # What a search has found has more digits than an axis has room for.
+    axis = alt.Axis(
+        values=ticks(values), format="~g" if all(value == int(value) for value in values) else ".3~g"
+    )
     return alt.X("value:Q", title=key, scale=spread_scale(values), axis=axis)
 
 

@@ -21,13 +21,13 @@ def summary_table(record: StudyRecord) -> pd.DataFrame:
     Columns: `arm, configuration, metric`; `learned, forgotten, forgotten_base`, means over replicates,
     each followed by `_interval`, half the width of its 95 % t-interval (NaN for one replicate);
     `pareto`, `pareto_base`; `trainable_parameters` and `seconds`, medians; `n` finished replicates,
-    `failed`, `unfinished`.
+    `pruned`, `failed`, `unfinished`.
     """
     frame = configurations(record)
     for headline in HEADLINE:
         frame[f"{headline}_interval"] = (frame[f"{headline}_high"] - frame[f"{headline}_low"]) / 2
     headlines = [name + end for name in HEADLINE for end in ("", "_interval")]
-    cost = ["trainable_parameters", "seconds", "n", "failed", "unfinished"]
+    cost = ["trainable_parameters", "seconds", "n", "pruned", "failed", "unfinished"]
     return frame[["arm", "configuration", "metric", *headlines, "pareto", "pareto_base", *cost]]
 
 

@@ -199,7 +199,7 @@ def _replicates(counts: Sequence[int]) -> Markup:
 
 
 def _left_out(frame: pd.DataFrame) -> Iterator[Markup]:
-    sums = {status: frame[status].sum() for status in ("failed", "unfinished")}
+    sums = {status: frame[status].sum() for status in ("pruned", "failed", "unfinished")}
     counts = [f"{number} {status}" for status, number in sums.items() if number]
     if counts:
         yield _text("Left out of all means: {}.", " and ".join(counts))
