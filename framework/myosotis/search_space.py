@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, IntegerNode, OmegaConf
 
 from myosotis.config import Composer, is_value
 from myosotis.errors import ConfigurationError, unknown_name
@@ -263,6 +264,7 @@ class Space:
         here = {key: line for key, line in own.items() if has_plugin(base, self.overrides[key])}
         for key, each in self.dimensions.items():
             if key in here and key not in chosen:
+                _check_whole(base, each)
                 chosen[key] = here[key] = each.line(choose(each))
         swept = {
             override_key(each): each.value()
@@ -308,6 +310,18 @@ class Space:
             for key, each in self.overrides.items()
             if not _changes_nothing(override_key(each))
         }
+
+
+def _check_whole(base: DictConfig, dimension: Dimension) -> None:
+    """Refuse fractions of what is counted."""
+    parent, _, name = override_key(dimension.override).rpartition(".")
+    holder = OmegaConf.select(base, parent) if parent else base
+    counted = isinstance(holder, DictConfig) and isinstance(holder._get_node(name), IntegerNode)
+    if counted and isinstance(dimension, Numbers) and not dimension.whole:
+        raise ConfigurationError(
+            f"{dimension.key} must be a whole number, but {dimension.override.input_line} has fractions too; write "
+            f"{dimension.key}=int(interval(…))"
+        )
 
 
 def _changes_nothing(key: str) -> bool:

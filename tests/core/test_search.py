@@ -101,7 +101,8 @@ def test_suggestions_are_optunas(
     directions = ["maximize", "minimize"][: len(objectives)]
     expected = by_hand(made, 9, [each["values"] for each in found], directions)
     assert [each["params"] for each in found] == expected
-    assert len({each["params"]["optimizer.learning_rate"] for each in found}) == 9
+    if sampler != "nsgaii":  # which lets the best live on
+        assert len({each["params"]["optimizer.learning_rate"] for each in found}) == 9
 
 
 def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
@@ -271,9 +272,10 @@ def test_a_killed_command_goes_on_with_the_same_suggestions(
     assert sorted(record.trials.status) == ["finished"] * 5
 
 
+@pytest.mark.slow
 def test_two_commands_share_a_search(tmp_path: Path, write_plugin: Callable[[str, str], Path]) -> None:
     path = write_plugin("slowly", SLOW)
-    options = (RATE, "method=[slow]", "seed=0,1", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1")
+    options = (RATE, "method=[slow]", "seed=0,1", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1")
     os.environ["PYTHONPATH"] = str(path.parent)
     try:
         commands = [process(tmp_path, *options, modules="tests.toy,slowly") for _ in range(2)]
@@ -282,9 +284,9 @@ def test_two_commands_share_a_search(tmp_path: Path, write_plugin: Callable[[str
         del os.environ["PYTHONPATH"]
     assert [each.returncode for each in commands] == [0, 0], told
     found = suggestions(tmp_path)
-    assert [each["state"] for each in found] == ["complete"] * 6
-    assert len({each["params"]["optimizer.learning_rate"] for each in found}) == 6
-    assert finished(tmp_path) == 12
+    assert [each["state"] for each in found] == ["complete"] * 4
+    assert len({each["params"]["optimizer.learning_rate"] for each in found}) == 4
+    assert finished(tmp_path) == 8
     begun = [{line.split("]")[1] for line in text.split("\n") if ": begins" in line} for text in told]
     assert begun[0]
     assert begun[1]
@@ -366,6 +368,7 @@ def test_values_that_cannot_be_together_are_a_failed_suggestion(tmp_path: Path) 
             tmp_path,
             "curriculum=joint",
             "dataset=[points]",
+            "dataset.points.angle=30",
             "mix.right=0.1,0.7",
             "mix.up=0.1,0.7",
             "hydra.sweeper.sampler=grid",
@@ -400,7 +403,7 @@ def refused(folder: Path, *overrides: str) -> str:
             ["hydra.sweeper.objective=forgotten", "curriculum=joint"],
             "no stage comes after a task's last training",
         ),
-        (["hydra.sweeper.objective=forgotten_base", "probe=[]", "~probe@probe.side"], ""),
+        (["hydra.sweeper.objective=forgotten_base", "~probe@probe.side"], "there is no probe"),
         (["hydra.sweeper.objective=[]"], "must name one number"),
         (["hydra.sweeper.objective=[learned,learned]"], "several different ones"),
         (["hydra.sweeper.sampler=tpee"], "Did you mean tpe"),
@@ -502,7 +505,7 @@ def test_a_plain_sweep_of_an_interval_names_the_search(tmp_path: Path) -> None:
 
 
 def test_the_data_of_a_search_can_be_looked_at(tmp_path: Path, call: Any) -> None:
-    code, told, errors = call("data", "check", *asked(RATE))
+    code, _, errors = call("data", "check", *asked(RATE))
     assert code == 0, errors
 
 
