@@ -16,7 +16,7 @@ DOCUMENTS = (
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").rglob("*.md")),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "plugins").rglob("README.md")),
 )
-OTHER_LANGUAGES = {"python", "text"}
+OTHER_LANGUAGES = {"python", "text", "yaml"}
 """Fenced blocks that are no commands say what they are."""
 PROGRAMS = (
     ".venv/bin/myosotis",
@@ -26,11 +26,13 @@ PROGRAMS = (
     "du",
     "make",
     "myosotis",
+    "optuna-dashboard",
     "pip",
     "python",
     "python3",
     "torchrun",
     "transformers",
+    "wandb",
 )
 """What a document may start; bash knows nothing else."""
 GUIDE = re.compile(r"^## A method in ten minutes$.*?(?=^## )", flags=re.DOTALL | re.MULTILINE)

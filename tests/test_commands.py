@@ -37,6 +37,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import myosotis
+from myosotis.journal import FILE as JOURNAL
 from myosotis.points import QUICKSTART
 from myosotis.scaffold import write_project
 from myosotis_plugins.models.nano import FOLDER as NANO
@@ -95,6 +96,9 @@ CL5 = {"yelp": "positive", "agnews": "World", "dbpedia": "Album", "amazon": "pos
 """One label of each of these tasks."""
 WITH_PYTHON = ("README.md", "CONTRIBUTING.md")
 """Documents whose blocks of Python are run."""
+SEARCHED = "hydra/sweeper=search"
+SHORT = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "trainer.max_steps=2", "evaluation.every=1")
+"""What makes a search one of seconds, and lets it prune."""
 LONG = ("+experiments/method_ablation=", "method.lora.rank=range(1,101)")
 """What takes long: a trial of every method, or a hundred."""
 WRITTEN = "".join(
@@ -204,6 +208,7 @@ class Runner:
         overrides = [INSTEAD.get(each, each) for each in words or [QUICKSTART]]
         more = [each for word in words for each in WITH.get(word, ())]
         many = MANY if any(each.startswith(LONG) for each in words) else ()
+        short = SHORT if SEARCHED in words else ()
         self.patch.setenv("OPENAI_API_KEY", "a key")
         with answering() as server, self.cluster(words):
             places = {**PLACES, "model.url": server.address}
@@ -211,7 +216,7 @@ class Runner:
                 key = each.partition("=")[0]
                 if key in places:
                     overrides[number] = f"{key}={places[key]}"
-            self.succeed("run", *overrides, *more, *TINY, *many)
+            self.succeed("run", *overrides, *more, *TINY, *many, *short)
         rows = 2 if "model=endpoint" in words else 0
         assert server.keys == ["Bearer a key"] * rows
         assert all(f"model.name={body['model']}" in words for body in server.bodies)
@@ -453,6 +458,19 @@ def pre_commit(arguments: Sequence[str]) -> None:
     assert find_spec("pre_commit")
 
 
+def optuna_dashboard(arguments: Sequence[str]) -> None:
+    """Look that it is given what a search writes; `test_search.py` reads that with Optuna alone."""
+    [path] = arguments
+    assert Path(path).name == JOURNAL
+
+
+def wandb(arguments: Sequence[str]) -> None:
+    """Look that there are such commands; `test_wandb_agent.py` runs what an agent makes of the sweep's file."""
+    from wandb.cli.cli import cli
+
+    assert arguments[0] in cli.commands
+
+
 def du(arguments: Sequence[str]) -> None:
     assert shutil.which("du")
 
@@ -466,6 +484,8 @@ OTHERS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "torchrun": torchrun,
     "pre-commit": pre_commit,
     "du": du,
+    "optuna-dashboard": optuna_dashboard,
+    "wandb": wandb,
 }
 """What is done with programs that are not ours."""
 
