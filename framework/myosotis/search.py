@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from myosotis.backends import start_backend
 from myosotis.config import Composer, plain
 from myosotis.data_record import FILE, keep
-from myosotis.errors import ConfigurationError, DataError, ModelError, StorageError, TrialError, in_one_line
+from myosotis.errors import ConfigurationError, DataError, ModelError, TrialError, in_one_line
 from myosotis.ledger import StudyRecord, status
 from myosotis.points import Point
 from myosotis.pruning import Pruning
@@ -131,7 +133,7 @@ class Search:
         self.replicates = max(map(len, corners))
         checked = list({each.entry.id: each for corner in corners for each in corner}.values())
         self.task.begin(Layout(self.folder, [], []), unknown=self.journal.look() * self.replicates)
-        with self.task.progress.shown():
+        with self.task.progress.shown(), self._backend():
             self.task.take(Layout(self.folder, checked, checked))
             records = self.task.check(looks_at_data)
             with folder_of_studies():
@@ -159,6 +161,16 @@ class Search:
                 time.sleep(WAIT_SECONDS)
             else:
                 return
+
+    @contextlib.contextmanager
+    def _backend(self) -> Iterator[None]:
+        """Reach the machines that trials run on before anything is written, and keep to them between rounds."""
+        backend = start_backend(self._launch_options) if self._launch_options is not None else None
+        try:
+            yield
+        finally:
+            if backend is not None:
+                backend.close()
 
     @property
     def _launch_options(self) -> Any:
@@ -204,22 +216,35 @@ class Search:
         layout = Layout(self.folder, list(trials.values()), left)
         self.task.take(layout)
         self.task.progress.add(layout.trials(), unknown=self.journal.to_come() * self.replicates)
-        try:
-            returns = launched(layout, self.arguments, False, self.launcher, self.task)
-        except ConfigurationError as error:
-            if isinstance(error, DataError | ModelError) or isinstance(
-                error.__cause__, StorageError | OSError
-            ):
-                raise  # it is not what was suggested that is wrong
-            if len(planned) == 1:
-                self._refuse(next(iter(planned)), error)
-                return
-            for number, own in planned.items():
-                self._launch({number: own})
+        with self.task.warm(self._launch_options):
+            if refusal := self._refusal():
+                returns: Sequence[JobReturn] = []
+            else:
+                returns = launched(layout, self.arguments, {}, self.launcher)
+        if refusal:
+            self._sort_out(planned, refusal)
             return
         self.failures += [each for each in returns if each.status == JobStatus.FAILED]
         for number, own in planned.items():
             self._tell(number, own)
+
+    def _refusal(self) -> ConfigurationError | None:
+        """Check the trials of a round; give what is wrong with the values that were suggested."""
+        try:
+            self.task.check(looks_at_data=False)
+        except (DataError, ModelError):
+            raise  # it is not what was suggested that is wrong
+        except ConfigurationError as error:
+            return error
+        return None
+
+    def _sort_out(self, planned: Mapping[int, Sequence[PlannedTrial]], refusal: ConfigurationError) -> None:
+        """Run those suggestions that can run, each by itself."""
+        if len(planned) == 1:
+            self._refuse(next(iter(planned)), refusal)
+            return
+        for number, own in planned.items():
+            self._launch({number: own})
 
     def _ending(self, trial: PlannedTrial) -> str:
         return status(run_folder(self.folder, trial.entry))

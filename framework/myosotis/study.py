@@ -198,26 +198,27 @@ def sweep(
         with folder_of_studies():
             check_writable(folder)
     task.begin(layout)
-    with task.progress.shown():
-        returns = launched(layout, arguments, master.data_check, launcher, task)
+    with task.progress.shown(), task.warm(getattr(launcher, "options", None)):
+        returns = launched(layout, arguments, task.check(master.data_check), launcher)
     return finish(folder, task.workspace.registry, returns, bool(left))
 
 
 def launched(
-    layout: Layout, arguments: Sequence[str], looks_at_data: bool, launcher: Launcher, task: TrialTask
+    layout: Layout, arguments: Sequence[str], records: Mapping[str, DataRecord], launcher: Launcher
 ) -> Sequence[JobReturn]:
-    """Check the trials that are left, list all in their study, and launch those.
+    """List checked trials in their study, and launch those that are left.
 
-    Raises:
-        ConfigurationError: says what would stop which trial; nothing is listed.
+    Args:
+        layout: the trials.
+        arguments: the command's overrides.
+        records: what was found in their data.
+        launcher: runs them.
     """
-    with task.warm(getattr(launcher, "options", None)):
-        records = task.check(looks_at_data)
-        with folder_of_studies(), StudyLock(layout.folder):
-            write_study(layout.folder, arguments, [each.entry for each in layout.planned])
-            keep(layout.folder / FILE, records)
-        jobs = [_overrides(each, layout.folder.name) for each in layout.left]
-        return launcher.launch(jobs, initial_job_idx=0) if jobs else []
+    with folder_of_studies(), StudyLock(layout.folder):
+        write_study(layout.folder, arguments, [each.entry for each in layout.planned])
+        keep(layout.folder / FILE, records)
+    jobs = [_overrides(each, layout.folder.name) for each in layout.left]
+    return launcher.launch(jobs, initial_job_idx=0) if jobs else []
 
 
 @contextlib.contextmanager
@@ -445,8 +446,13 @@ class TrialTask:
             self.progress,
             options,
             start_backend(options) if planned else None,
-            ahead=self.server,
+            ahead=self._server_ahead(),
         )
+
+    def _server_ahead(self) -> ForkServer | None:
+        """Give the process that was started ahead, once: what uses it ends it."""
+        server, self.server = self.server, None
+        return server
 
     def _run(self, launch: Launch) -> dict[str, str]:
         names = {job.id: job for job in launch.jobs}
