@@ -163,6 +163,12 @@ def _check_sweeper(master: DictConfig) -> None:
             f"hydra/sweeper must be one that knows studies, such as myosotis, but got Hydra's own ({target}); "
             "leave it out"
         )
+    further = [str(key) for key in master.hydra.sweeper if key not in {"_target_", "params"}]
+    if target == "hydra_plugins.myosotis_sweeper.MyosotisSweeper" and further:
+        raise ConfigurationError(
+            f"hydra.sweeper.{further[0]} must be of a search, but this is a sweep; add hydra/sweeper=search "
+            "to the command"
+        )
 
 
 def _hydra_context(compose: Composer, master: DictConfig) -> HydraContext:

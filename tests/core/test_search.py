@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 
 from myosotis.errors import ConfigurationError, TrialsFailed
 from myosotis.journal import JournalLock, mend, open_journal
 from myosotis.ledger import StudyRecord, read_search
+from myosotis.report.history import history_charts, history_points
 from tests.core.commands import SLOW, run_at, search_path, toy
 
 RATE = "optimizer.learning_rate=tag(log,interval(1e-3,1e-1))"
@@ -242,8 +244,10 @@ def waited(until: Callable[[], bool], running: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_command_goes_on_with_the_same_suggestions(
-    tmp_path: Path, write_plugin: Callable[[str, str], Path]
+    tmp_path: Path, write_plugin: Callable[[str, str], Path], how: signal.Signals
 ) -> None:
     path = write_plugin("slowly", SLOW)
     options = (
@@ -257,7 +261,7 @@ def test_a_killed_command_goes_on_with_the_same_suggestions(
     try:
         killed = process(tmp_path, *options, modules="tests.toy,slowly")
         waited(lambda: finished(tmp_path) >= 3, killed)
-        killed.send_signal(signal.SIGKILL)
+        killed.send_signal(how)
         killed.wait()
     finally:
         del os.environ["PYTHONPATH"]
@@ -493,6 +497,25 @@ def test_a_search_that_changed_is_refused_with_the_difference(
     assert difference in refused(tmp_path, *after, "hydra.sweeper.n_trials=2")
 
 
+def test_a_study_file_holds_a_search_that_the_command_asks_for(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    text = "hydra:\n  sweeper:\n    n_trials: 2\n    params:\n      model.width: int(interval(2,8))\n"
+    (tmp_path / "experiments" / "hunt.yaml").write_text(f"# @package _global_\nstudy: hunt\n{text}")
+    command = toy("+experiments=hunt", *QUICK)
+    with pytest.raises(ConfigurationError, match="add hydra/sweeper=search to the command"):
+        run_at(tmp_path, *command)
+    run_at(tmp_path, *command, "hydra/sweeper=search")
+    assert len(read_search(tmp_path / "studies" / "hunt")["suggestions"]) == 2
+
+
+def test_hydras_own_launcher_runs_a_search(tmp_path: Path) -> None:
+    options = ("model.width=2,4", "hydra.sweeper.sampler=grid", "hydra/launcher=basic")
+    kept = [each for each in asked(*options) if not each.startswith("hydra.launcher.")]
+    record = run_at(tmp_path, *kept)
+    assert list(record.trials.status) == ["finished"] * 2
+    assert {each["state"] for each in suggestions(tmp_path)} == {"complete"}
+
+
 def test_plan_says_that_a_search_has_no_trials_yet(tmp_path: Path, call: Any) -> None:
     code, _, told = call("plan", *asked(RATE))
     assert code == 2
@@ -510,6 +533,35 @@ def test_the_data_of_a_search_can_be_looked_at(tmp_path: Path, call: Any) -> Non
 
 
 # The report
+
+
+def test_the_history_is_the_best_of_the_complete_ones_so_far(tmp_path: Path) -> None:
+    values = [
+        ("complete", [3.0, 5.0]),
+        ("pruned", [9.0, 0.0]),
+        ("fail", None),
+        ("complete", [1.0, 2.0]),
+        ("running", None),
+    ]
+    found = [
+        {"number": number, "state": state, "values": own, "params": {"model.width": number}, "trials": []}
+        for number, (state, own) in enumerate(values)
+    ]
+    directions = {"learned": "maximize", "forgotten": "minimize"}
+    (tmp_path / "search.json").write_text(json.dumps({"directions": directions, "suggestions": found}))
+    record = StudyRecord("found", tmp_path, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
+    points = history_points(record)
+    rows = points[["objective", "number", "value", "best"]].to_numpy().tolist()
+    assert rows == [
+        ["learned", 0, 3.0, 3.0],
+        ["learned", 1, 9.0, 3.0],
+        ["learned", 3, 1.0, 3.0],
+        ["forgotten", 0, 5.0, 5.0],
+        ["forgotten", 1, 0.0, 5.0],
+        ["forgotten", 3, 2.0, 2.0],
+    ]
+    assert list(points["text"])[:2] == ["width=0", "width=1"]
+    assert len(history_charts(points)) == 2
 
 
 def test_the_report_shows_the_search(tmp_path: Path) -> None:

@@ -51,9 +51,10 @@ def history_charts(points: pd.DataFrame) -> list[alt.LayerChart]:
 def _chart(points: pd.DataFrame, objective: str) -> alt.LayerChart:
     import altair as alt
 
-    base = alt.Chart(points).encode(
-        x=alt.X("number:Q", title="suggestion", axis=alt.Axis(tickCount=6, format="d")),
-    )
+    # Told, for the browser complains of a layer of which a filter leaves nothing to take it from.
+    numbers = alt.Scale(domain=[0, max(1, int(points["number"].max()))])
+    axis = alt.Axis(tickCount=6, format="d")
+    base = alt.Chart(points).encode(x=alt.X("number:Q", title="suggestion", scale=numbers, axis=axis))
     y = alt.Y("value:Q", title=objective, scale=value_scale(points, "value", "value", "best"))
     details = [alt.Tooltip(f"{name}:N") for name in ("number", "state", "value", "text")]
     return alt.LayerChart(
