@@ -1,4 +1,7 @@
-"""A search's journal: Optuna's storage in one file of the study, which every process may append to."""
+"""A search's journal: Optuna's storage in one file of the study, which every process may append to.
+
+Optuna's CMA-ES keeps its state there as a pickle: go on with a journal from those whose plugins you run.
+"""
 
 from __future__ import annotations
 

@@ -262,6 +262,11 @@ class Search:
     def _tell(self, number: int, trials: Sequence[PlannedTrial]) -> None:
         """Tell what came of a suggestion; one that something has kept from its end is left for another command."""
         outcome = self._outcome(trials)
+        if not isinstance(outcome, str) and outcome is not None and any(map(math.isnan, outcome)):
+            self.task.progress.note(
+                f"suggestion {number} is taken for failed: its trials finished without a value"
+            )
+            outcome = "failed"
         if outcome is not None:
             self.journal.tell(number, outcome)
 
@@ -274,8 +279,7 @@ class Search:
         if endings != {"finished"}:
             return None
         folders = [run_folder(self.folder, each.entry) for each in trials]
-        values = [
+        return [
             math.fsum(SearchObjective(name).value(folder) for folder in folders) / len(folders)
             for name in self.journal.directions
         ]
-        return "failed" if any(map(math.isnan, values)) else values

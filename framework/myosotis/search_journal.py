@@ -143,6 +143,12 @@ class SearchJournal:
         assert self._study is not None, "the journal is not open yet"
         return self._study
 
+    @property
+    def storage(self) -> JournalStorage:
+        """The journal."""
+        assert self._storage is not None, "the journal is not open yet"
+        return self._storage
+
     # While it runs
 
     def take(self) -> list[Suggestion]:
@@ -152,7 +158,7 @@ class SearchJournal:
         with self._alone():
             free = (each for each in self._trials("RUNNING") if self._hold(each.number))
             taken = [
-                self._suggested(optuna.trial.Trial(self._with_sampler(each.number), each._trial_id))
+                self._suggested(optuna.trial.Trial(self._with_sampler(each.number), self._id(each.number)))
                 for each in itertools.islice(free, self.options.n_jobs)
             ]
             while self.to_come() and len(taken) < self.options.n_jobs:
@@ -171,6 +177,10 @@ class SearchJournal:
     def _trials(self, *states: str) -> list[FrozenTrial]:
         """List the suggestions in these states; one that waits was put there by somebody else."""
         return [each for each in self.study.get_trials(deepcopy=False) if each.state.name in states]
+
+    def _id(self, number: int) -> int:
+        study = self.storage.get_study_id_from_name(self.name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, number)
 
     def _hold(self, number: int) -> bool:
         """Take a suggestion, where no other command and no earlier round of this one has it."""
@@ -196,10 +206,7 @@ class SearchJournal:
 
     def note_trials(self, number: int, trials: Sequence[str]) -> None:
         """Write down which trials are those of a suggestion."""
-        assert self._storage is not None
-        study = self._storage.get_study_id_from_name(self.name)
-        own = self._storage.get_trial_id_from_study_id_trial_number(study, number)
-        self._storage.set_trial_user_attr(own, TRIALS, list(trials))
+        self.storage.set_trial_user_attr(self._id(number), TRIALS, list(trials))
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Write down what came of a suggestion: a value an objective, or how it ended without."""
