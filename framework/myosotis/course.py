@@ -95,7 +95,7 @@ class Course:
         self.unknown = unknown
         for trial, each in trials.items():
             if each.state == "waiting":
-                self.numbers[trial] = len(self.numbers) + 1
+                self.numbers.setdefault(trial, len(self.numbers) + 1)
 
     @property
     def to_run(self) -> int:
