@@ -66,6 +66,10 @@ def search(
         TrialsFailed: after every other trial has run.
     """
     options.check_installed()
+    if getattr(getattr(launcher, "options", None), "detach", False):
+        raise ConfigurationError(
+            "hydra.launcher.detach must be false in a search, which suggests trials by what the earlier ones score"
+        )
     if plain(master.arms):
         raise ConfigurationError(
             "a search must have no arms, for it chooses by itself; write them as choices, such as method=[A],[A,B]"

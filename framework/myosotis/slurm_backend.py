@@ -15,10 +15,9 @@ from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from myosotis import slurm
 from myosotis.backend import Backend, Surroundings
-from myosotis.cohort import Job
+from myosotis.cohort import Job, ending
 from myosotis.errors import ConfigurationError
 from myosotis.events import Event
-from myosotis.ledger import status
 from myosotis.local import Queue, Unit
 from myosotis.locks import StudyLock
 from myosotis.measure import Cost
@@ -220,7 +219,7 @@ def _finished(units: Sequence[Unit], queue: Queue) -> set[str]:
     found = set()
     for unit in units:
         for job in unit.jobs:
-            if status(job.folder) == "finished":
+            if end := ending(job):
                 found.add(job.id)
-                queue.take(unit, Event(job.id, "finished"))
+                queue.take(unit, Event(job.id, end))
     return found

@@ -78,7 +78,7 @@ def study_status(folder: Path) -> StudyStatus:
         queue = list(slurm.active(folder.resolve()).values())
     except SlurmError as error:
         unseen = str(error)
-    if all(status(folder / each.folder) == "finished" for each in entries):
+    if all(status(folder / each.folder) in {"finished", "pruned"} for each in entries):
         unseen = ""
     stand = {trial: (job, stands) for job, stands in queue for trial in job.trials}
     trials = [_in_queue(_trial(folder, entry), stand.get(entry.id)) for entry in entries]
@@ -88,7 +88,7 @@ def study_status(folder: Path) -> StudyStatus:
 def _in_queue(trial: TrialStatus, found: tuple[Submitted, Queued] | None) -> TrialStatus:
     """Take into account that a job of SLURM has a trial: one that runs on another machine leaves no trace here."""
     state = trial.standing.status
-    if found is None or state in {"finished", "running"}:
+    if found is None or state in {"finished", "pruned", "running"}:
         return trial
     job, stands = found
     if stands.runs:

@@ -441,6 +441,7 @@ def refused(folder: Path, *overrides: str) -> str:
         (["force=true"], "force=true has nothing to begin anew"),
         (["+arms={a: {}, b: {}}"], "must have no arms"),
         (["hydra.sweeper.direction=maximize"], "direction"),
+        (["hydra.launcher.backend=slurm", "hydra.launcher.detach=true"], "detach must be false in a search"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_starts(
