@@ -25,8 +25,8 @@ from myosotis.ledger import PREFIX_FOLDER, Score, status
 from myosotis.logs import trial_log
 from myosotis.prefix import FrozenPrefix, worthwhile
 from myosotis.prefix_store import PrefixStore
-from myosotis.ranks import ALONE, Ranks
 from myosotis.pruning import Pruning
+from myosotis.ranks import ALONE, Ranks
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.seeds import restore_random_state
 from myosotis.stacking import Stack, obstacle
@@ -530,9 +530,8 @@ class StageProgress:
             self.cohort.evaluate(runs, members[0].context.stage.index, steps)
             self.cohort.prune_hopeless([run for run in runs if run.config.id in self.cohort.runs])
         for member in members:
-            member.active = (
-                self._run(member).config.id in self.cohort.runs
-            )  # evaluation may end a trial, and so may a search
+            # Evaluation may end a trial, and so may a search.
+            member.active = self._run(member).config.id in self.cohort.runs
             member.adapted.train()
 
     def _stop_early(self, member: Member) -> None:

@@ -46,8 +46,8 @@ from myosotis.ledger import Score, read_scores, write_json, write_scores, write_
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
 from myosotis.outcome import columns, headline, headline_so_far, kept_bytes, last_trained, resting_bytes
-from myosotis.ranks import ALONE, Ranks
 from myosotis.pruning import Pruning, Watch
+from myosotis.ranks import ALONE, Ranks
 from myosotis.resolve import TrialConfig
 from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
@@ -568,7 +568,7 @@ class TrialRun:
 
     @functools.cached_property
     def _watch(self) -> Watch | None:
-        return self.pruning.watch(self.config) if self.pruning is not None else None
+        return self.pruning.watch(self.config) if self.pruning is not None and self.ranks.first else None
 
     def report(self) -> None:
         """Tell the search, where there is one, how good the trial is at its latest evaluation."""
@@ -577,14 +577,22 @@ class TrialRun:
 
     def is_hopeless(self) -> bool:
         """Tell whether the search, where there is one, gives the trial up at its latest evaluation."""
-        return self._watch is not None and self._watch.is_hopeless()
+        return self._decided(lambda watch: watch.is_hopeless())
 
     def is_given_up(self) -> bool:
         """Tell whether the search, where there is one, has given it up with another seed or order."""
-        return self._watch is not None and self._watch.is_given_up()
+        return self._decided(lambda watch: watch.is_given_up())
+
+    def _decided(self, decides: Callable[[Watch], bool]) -> bool:
+        """Let the first process ask, for all alike."""
+        if self.pruning is None:
+            return False
+        return self.ranks.agreed(self._watch is not None and decides(self._watch))
 
     def prune(self) -> None:
         """End the trial with the scores that it has, as one that a search gave up for hopeless."""
+        if not self.ranks.first:
+            return
         last, so_far = self.scores[-1], headline_so_far(self.config, self.scores)
         result = {
             "trial": self.config.id,

@@ -263,3 +263,17 @@ def test_a_course_counts_it_as_over() -> None:
     course.add({"b": TrialCourse("b", "reused")}, unknown=0)
     assert course.over
     assert course.to_run == 1
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_trial_leave_together(tmp_path: Path) -> None:
+    """Only the first asks; the others would wait for it without end where they decided for themselves."""
+    two = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.batch_size=4")
+    more = ("hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1", "evaluation.every=4")
+    record = search(tmp_path, RATE, *ASHA, *more, *two)
+    assert sorted(record.trials.status) == ["finished", "finished", "pruned", "pruned"]
+    for own in loaded(tmp_path).trials:
+        [trial] = own.user_attrs["trials"]
+        assert status(record.folder / trial) == ("pruned" if own.state.name == "PRUNED" else "finished")
+        # Of a pruned one, as many as were told of before it was.
+        assert (own.last_step == 5) == (own.state.name == "COMPLETE")
