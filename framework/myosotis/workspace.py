@@ -6,7 +6,7 @@ import itertools
 import logging
 import pickle
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast, overload
 
@@ -169,14 +169,14 @@ class Workspace:
     ) -> list[Score]:
         """Give the untouched base's scores on a task, measured once for all studies."""
         path = self.base_path(identity, model_identity, evaluation, runtime)
-        found = _base_row(path)
+        found = _base_row(path, task.name)
         if found is not None:
             return found
         # Processes of one study would each measure it: one does, the others wait and read.
         with Lock(
             path.parent / ".locks" / f"{path.stem}.lock", f"the base's row on {task.name}", patience=-1
         ):
-            found = _base_row(path)
+            found = _base_row(path, task.name)
             if found is not None:
                 return found
             if path.is_file():
@@ -193,12 +193,12 @@ def place_of(task: Task) -> str:
     return f"{'dataset' if task.role == 'task' else task.role}.{task.name}"
 
 
-def _base_row(path: Path) -> list[Score] | None:
-    """Read a row of the base; None where it is to be measured."""
+def _base_row(path: Path, task: str) -> list[Score] | None:
+    """Read a row of the base, by whatever name its data went; None where it is to be measured."""
     if not path.is_file():
         return None
     try:
-        return [score_from(row) for row in read_json(path)] or None
+        return [replace(score_from(row), task=task) for row in read_json(path)] or None
     except (StorageError, TypeError, AttributeError):
         return None
 

@@ -18,7 +18,7 @@ from myosotis.evaluation import choose_runtime
 from myosotis.ledger import Score
 from myosotis.plugins import load_registry
 from myosotis.workspace import Workspace
-from tests.core.commands import resolved
+from tests.core.commands import resolved, run_at, toy
 
 Measure = Callable[[], list[Score]]
 
@@ -96,3 +96,12 @@ def test_damaged_row_is_measured_again(  # type: ignore[no-untyped-def]
     assert measured == ["right", "right"]
     assert caplog.messages == [f"{path} was damaged; the base's row is measured again"]
     assert path.read_bytes() == whole
+
+
+def test_the_same_data_under_two_names_have_a_row_each(tmp_path: Path) -> None:
+    again = ("+dataset@dataset.again=points", "dataset.again.angle=90", "method=[]", "curriculum=none")
+    record = run_at(tmp_path, *toy(*again))
+    base = record.scores[record.scores.stage == 0].set_index(["task", "metric"]).value
+    assert {"right", "up", "again"} <= set(base.index.get_level_values("task"))
+    for metric in base["up"].index:
+        assert base["again", metric] == base["up", metric]
