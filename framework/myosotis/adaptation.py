@@ -79,8 +79,9 @@ def adapt(
     context: Context,
     trains: bool,
     blocks: Callable[[nn.Module], Blocks] = lambda module: Blocks(),
+    base_dropout: bool = True,
 ) -> Adapted:
-    """Let every method adapt the model, in the order in which they were given.
+    """Let every method adapt the model, in the order in which they were given; it is left in evaluation mode.
 
     Args:
         model: the untouched base.
@@ -88,6 +89,7 @@ def adapt(
         context: holds `frozen`, as `frozen_names` collected it.
         trains: whether there is anything to train for.
         blocks: finds the blocks of the adapted module, as its model factory does.
+        base_dropout: whether what trains of the base has its dropout while it trains.
 
     Raises:
         ConfigurationError: nothing is left to train.
@@ -102,8 +104,10 @@ def adapt(
         base_parameters[parameter].requires_grad_(False)
     prefix = frozen_prefix(blocks(module))
     silent = (*_silent(base_modules, base_parameters), *_silent_before(prefix, module))
+    if not base_dropout:
+        silent = tuple(base_modules.values())
     trained = frozenset(name for name, each in module.named_parameters() if each.requires_grad)
-    adapted = Adapted(replace(model, module=module), silent, trained, prefix)
+    adapted = Adapted(replace(model, module=module.eval()), silent, trained, prefix)
     if trains and not adapted.trainable():
         total = sum(parameter.numel() for parameter in base_parameters.values())
         raise ConfigurationError(

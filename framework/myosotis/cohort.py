@@ -532,7 +532,7 @@ class StageProgress:
         for member in members:
             # Evaluation may end a trial, and so may a search.
             member.active = self._run(member).config.id in self.cohort.runs
-            member.adapted.train()
+            member.trained.train()
 
     def _stop_early(self, member: Member) -> None:
         member.make_whole()

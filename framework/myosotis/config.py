@@ -72,6 +72,7 @@ class TrainerConfig:
             accelerator is `cpu`; a batch of all has `devices` times `batch_size` rows.
         num_nodes: machines with so many devices each, on which torchrun starts the command.
         strategy: how several processes train together: `ddp`, which `auto` is, or `fsdp`.
+        base_dropout: whether what trains of the base has its dropout while it trains; what is frozen never has.
         gradient_clip_val: the largest norm of the gradient; None clips nothing.
         log_every_n_steps: steps between two entries of the training log.
         checkpoint_every_n_steps: steps between two checkpoints within a stage; 0 saves at stage ends only.
@@ -92,6 +93,7 @@ class TrainerConfig:
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    base_dropout: bool = True
     gradient_clip_val: float | None = 1.0
     log_every_n_steps: int = 10
     checkpoint_every_n_steps: int = 100

@@ -243,7 +243,9 @@ class StageModule(LightningModule):
         self.terms: dict[int, dict[str, Tensor]] = {}
 
     def on_train_start(self) -> None:
-        """Begin where the trial stopped."""
+        """Switch to training, with the frozen base's dropout off, and begin where the trial stopped."""
+        for member in self.members:
+            member.trained.train()
         self.restore()
 
     def training_step(self, batch: CohortBatch, batch_idx: int) -> Tensor:
@@ -294,14 +296,6 @@ class StageModule(LightningModule):
 
     def _active(self) -> Iterator[Member]:
         return (member for member in self.members if member.active)
-
-    def train(self, mode: bool = True) -> StageModule:
-        """Train with the frozen base's dropout off."""
-        super().train(mode)
-        if mode:
-            for member in self.members:
-                member.trained.train()
-        return self
 
     def configure_model(self) -> None:
         """Leave the module as it is: where it is to be divided, it is already."""
@@ -495,6 +489,7 @@ def train_stage(
         engine.fit(StageModule(members, forward, restore), train_dataloaders=loader)
     for member in members:
         member.make_whole()
+        member.module.eval()
 
 
 def make_engine(

@@ -185,7 +185,12 @@ class TrialRun:
             self.config, model, frozen_names(model, self.config.methods), outline=False
         )
         self.adapted = adapt(
-            model, self.config.methods, self.context, self.config.trains, self.config.model.blocks
+            model,
+            self.config.methods,
+            self.context,
+            self.config.trains,
+            self.config.model.blocks,
+            self.config.trainer.base_dropout,
         )
         # Methods may add modules that were made on the CPU.
         self.adapted.model.module.to(self.runtime.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ TERMINAL = {
 }
 
 
+LONG_NUMBER = re.compile(r"\d+\.\d{6,}(e-?\d+)?")
+"""A swept value that a search has drawn."""
+
+
 def _terminal_cell(column: str, value: Any) -> str:
+    if column == "configuration":
+        return LONG_NUMBER.sub(lambda number: f"{float(number[0]):g}", value)
     if isinstance(value, float):
         if value != value:
             return "–"
