@@ -472,7 +472,7 @@ def _name(entry: TrialEntry) -> str:
     return f"{entry.configuration} seed={entry.seed}"
 
 
-def _job(planned: PlannedTrial, folder: Path, pruning: Pruning | None) -> Job:
+def _job(planned: PlannedTrial, folder: Path, pruning: Pruning | None = None) -> Job:
     from myosotis.cohort import Job
 
     own = run_folder(folder, planned.entry)
