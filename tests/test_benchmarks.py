@@ -402,3 +402,18 @@ def test_opt_is_trained_by_both_sides(tmp_path: Path) -> None:
     assert [row[1].strip() for row in rows] == ["ours", "library"]
     trained = 2 * 2 * 16 * (64 + 64)
     assert [row[3].strip() for row in rows] == [f"{trained:,}"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_fake_trials_run_on_a_backend(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    printed = run("fake_trials", tmp_path, "backends", "--backend", backend, "--trials", "250")
+    assert printed.startswith(f"{backend}, 250 trials of 50 ms on 2 workers: ")
+    seconds = float(printed.split(": ")[1].split(" s")[0])
+    assert seconds > 250 * 0.05 / 2  # each did sleep
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    printed = run("fake_trials", tmp_path, "writers", "--writers", "12")
+    assert printed.startswith("12 writers: 240 of 240 trials are there")

@@ -388,6 +388,7 @@ SCRIPTS: Mapping[str, Callable[[Runner, str, Sequence[str]], None]] = {
                 for name in (
                     "compare",
                     "evaluation",
+                    "fake_trials",
                     "gpu_cohort",
                     "kills",
                     "memory",
