@@ -6,13 +6,10 @@ postponed annotations, no import of the core up here.
 
 from typing import Any, Optional
 
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra_plugins.myosotis_sweeper import MyosotisSweeper
 
 
-class MyosotisSearch(Sweeper):
+class MyosotisSearch(MyosotisSweeper):
     """Searches with Optuna, and hands what it suggests to the launcher.
 
     Args:
@@ -39,6 +36,7 @@ class MyosotisSearch(Sweeper):
         seed: int = 0,
         params: Optional[dict[str, Any]] = None,
     ) -> None:
+        super().__init__(params)
         self.settings: dict[str, Any] = {
             "sampler": sampler,
             "sampler_options": dict(sampler_options or {}),
@@ -49,19 +47,6 @@ class MyosotisSearch(Sweeper):
             "n_jobs": n_jobs,
             "seed": seed,
         }
-        self.params = params or {}
-        self.launcher: Optional[Launcher] = None
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives, and make the launcher."""
-        from hydra.core.plugins import Plugins
-
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search that the arguments describe."""
