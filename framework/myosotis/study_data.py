@@ -16,8 +16,8 @@ from myosotis.ledger import cache_folder, content_hash
 from myosotis.resolve import TrialConfig
 from myosotis.workspace import Workspace, evaluated_examples, evaluated_rows, place_of
 
-CHECKED = 2
-"""Bumped when other things are found in the same data."""
+CHECKED = 3
+"""Bumped when other things are found in the same data, or are said otherwise."""
 
 
 @dataclass
