@@ -374,7 +374,7 @@ class Cohort:
         if not runs:
             return
         own = [members[run.config.id] for run in runs]
-        divided = any(member.shards for member in own)
+        divided = any(member.divided for member in own)
         stack = None if divided else self._stack(runs)
         forward = JointForward([member.trained.model.module for member in own], stack)
         watch = StageProgress(self, dict(zip(map(id, own), runs, strict=True)))

@@ -108,7 +108,7 @@ class TrainerConfig:
 
     @property
     def divides(self) -> bool:
-        """Whether each of several processes has a part of what trains."""
+        """Whether each of several processes computes with a part of the weights."""
         return self.strategy == "fsdp" and self.processes > 1
 
     @property

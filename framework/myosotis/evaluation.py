@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,10 +21,24 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how precisely a trial computes; the same for its base row, training and evaluation."""
+    """Where and how precisely a trial computes; the same for its base row, training and evaluation.
+
+    Attributes:
+        divide: copies a module, of which each of several processes has a part on its device; they compute together.
+    """
 
     device: torch.device
     precision: str
+    divide: Callable[[nn.Module], nn.Module] | None = None
+
+    @property
+    def home(self) -> torch.device:
+        """Where whole modules are: where they compute, or in main memory where copies compute in parts."""
+        return self.device if self.divide is None else torch.device("cpu")
+
+    def placed(self, module: nn.Module) -> nn.Module:
+        """Give a module as it can compute: on the device, or a divided copy of it as it is now."""
+        return module.to(self.device) if self.divide is None else self.divide(module)
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
@@ -83,9 +97,15 @@ def predict(
         batch_size: examples at once.
         runtime: where to compute.
         base: the untouched base, which runs over the same batches where a metric compares with it; else None.
-        ranks: the processes that have the same model and take the batches in turn; each is given all columns.
+        ranks: the processes that have the same model; each is given all columns. They take the batches in turn,
+            but where the model is divided among them, every batch together.
     """
-    model.module.to(runtime.device)
+    own = base is model.module
+    model = replace(model, module=runtime.placed(model.module))
+    if base is not None and task.compares:
+        base = model.module if own else runtime.placed(base)
+    if runtime.divide is not None:
+        ranks = ALONE
     made: dict[int, Columns] = {}
     with evaluating(model.module), runtime.forward():
         for number, start in enumerate(range(0, len(examples), batch_size)):

@@ -235,7 +235,8 @@ def _run_together(
 ) -> None:
     """Run a trial in processes of its own, which this one follows: none of them that dies is this one."""
     # What they are forked from must leave GPUs alone.
-    loads = job.config["trainer"]["accelerator"] == "cpu"
+    trainer = job.config["trainer"]
+    loads = trainer["accelerator"] == "cpu" or trainer["strategy"] == "fsdp"
     preparation = Preparation(workspace.studies, dict(resolver._fingerprints), loads, [job])
     with ForkServer(PRELOADED, QUIET) as server:
         server.prepare("myosotis.local:prepare", preparation, wait=False)
@@ -304,8 +305,8 @@ def _load(configs: Sequence[TrialConfig], workspace: Workspace) -> None:
     from myosotis.evaluation import choose_runtime
 
     for config in configs:
-        runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
-        model = workspace.base(config, runtime)
+        accelerator = "cpu" if config.trainer.divides else config.trainer.accelerator  # see Runtime.home
+        model = workspace.base(config, choose_runtime(accelerator, config.trainer.precision))
         for task in config.tasks.values():
             identity, base = config.identities[task.name], config.identities["model"]
             workspace.evaluated(task, identity, model, base, config.evaluation)

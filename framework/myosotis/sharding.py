@@ -1,15 +1,20 @@
-"""Training with the parameters divided among processes: PyTorch's fully sharded data parallelism (FSDP2)."""
+"""Computing with the parameters divided among processes: PyTorch's fully sharded data parallelism (FSDP2).
+
+A trial's own module stays whole, in main memory: methods adapt it, and it is saved. What trains and what predicts
+are copies, of which each process has a part on its device.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from myosotis.adaptation import Adapted
@@ -17,44 +22,41 @@ from myosotis.interfaces import Blocks
 from myosotis.stacking import shared_copy
 
 
-@dataclass(frozen=True)
-class Shards:
-    """A trial's module and a copy of it, of whose parameters each process has a part.
+@functools.cache
+def _mesh(kind: str, processes: int) -> DeviceMesh:
+    return init_device_mesh(kind, (processes,))
 
-    The copy trains: parameters, gradients and the optimizer's states are divided. All else, such as evaluating,
-    saving and what methods do between stages, is done with the whole module, which is given the copy's values
-    before. So each process has the whole weights besides.
 
-    Attributes:
-        whole: what is evaluated and saved.
-        divided: what trains.
+def divided(
+    module: nn.Module, blocks: Callable[[nn.Module], Blocks], processes: int, device: torch.device
+) -> nn.Module:
+    """Copy a module, of which this process gets its part on its device; all processes must call it.
+
+    Each block is divided by itself, so that one at a time is whole while it runs, then the rest.
     """
+    copy = shared_copy(module)
+    mesh = _mesh(device.type, processes)
+    for each in (*blocks(copy).chain, copy):
+        fully_shard(each, mesh=mesh)
+    if hasattr(copy, "generate"):  # it calls what is within, and not the module
+        register_fsdp_forward_method(copy, "generate")
+    return copy
 
-    whole: Adapted
-    divided: Adapted
 
-    @classmethod
-    def of(
-        cls, whole: Adapted, blocks: Callable[[nn.Module], Blocks], processes: int, device: torch.device
-    ) -> Shards:
-        """Divide a module: each block by itself, so that one at a time is whole while it runs, then the rest."""
-        module = shared_copy(whole.model.module)
-        paths = {id(each): path for path, each in whole.model.module.named_modules()}
-        silent = tuple(module.get_submodule(paths[id(each)]) for each in whole.silent if id(each) in paths)
-        for each in silent:
-            each.training = False
-        mesh = init_device_mesh(device.type, (processes,))
-        for block in (*blocks(module).chain, module):
-            fully_shard(block, mesh=mesh)
-        model = replace(whole.model, module=module)
-        return cls(whole, replace(whole, model=model, silent=silent, prefix=Blocks()))
+def divided_to_train(adapted: Adapted, divide: Callable[[nn.Module], nn.Module]) -> Adapted:
+    """Copy what trains, divided."""
+    module = divide(adapted.model.module)
+    paths = {id(each): path for path, each in adapted.model.module.named_modules()}
+    silent = tuple(module.get_submodule(paths[id(each)]) for each in adapted.silent if id(each) in paths)
+    return replace(adapted, model=replace(adapted.model, module=module), silent=silent, prefix=Blocks())
 
-    @torch.no_grad()
-    def make_whole(self) -> None:
-        """Give the whole module the values of the one that trains; all processes must call it."""
-        own = dict(self.whole.model.module.named_parameters())
-        for name, parameter in self.divided.trainable().items():
-            own[name].copy_(whole(parameter))
+
+@torch.no_grad()
+def gather(trained: Adapted, adapted: Adapted) -> None:
+    """Give a whole module the values of its divided copy; all processes must call it."""
+    own = dict(adapted.model.module.named_parameters())
+    for name, parameter in trained.trainable().items():
+        own[name].copy_(whole(parameter))
 
 
 def whole(value: Any) -> Any:

@@ -28,7 +28,7 @@ from myosotis.evaluation import Runtime
 from myosotis.interfaces import Context, Loss, Method
 from myosotis.joint import JointForward
 from myosotis.ranks import ALONE, Ranks
-from myosotis.sharding import Shards, divided_like, whole
+from myosotis.sharding import divided_like, gather, whole
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -56,7 +56,7 @@ class Member:
         active: whether it still trains: not once its stage is over or it has failed.
         seconds: its share of the time that the training took.
         ranks: the processes that train it together.
-        shards: where each of these trains a part of the parameters.
+        divided: what trains in the place of `adapted`, where each of these has a part of the parameters.
     """
 
     adapted: Adapted
@@ -76,7 +76,7 @@ class Member:
     seconds: float = 0.0
     pending: list[tuple[int, MixedBatch, dict[str, Tensor]]] = field(default_factory=list)
     ranks: Ranks = ALONE
-    shards: Shards | None = None
+    divided: Adapted | None = None
 
     def __post_init__(self) -> None:
         self.early_stopping = EarlyStopping(self.trainer.early_stopping)
@@ -97,12 +97,12 @@ class Member:
     @property
     def trained(self) -> Adapted:
         """What trains: the trial's own module, or the copy that is divided."""
-        return self.adapted if self.shards is None else self.shards.divided
+        return self.adapted if self.divided is None else self.divided
 
     def make_whole(self) -> None:
         """See that the trial's own module is as far as what trains."""
-        if self.shards is not None:
-            self.shards.make_whole()
+        if self.divided is not None:
+            gather(self.divided, self.adapted)
 
     def now(self) -> Context:
         """Give the context at the current step."""
@@ -334,14 +334,15 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, member: Member) -> dict[str, dict[str, Any]]:
-    """Give the optimizer's state of a member's parameters, by their names."""
-    return {
-        name: {
-            key: whole(value).cpu() if isinstance(value, Tensor) else value for key, value in state.items()
-        }
-        for name, parameter in member.trained.trainable().items()
-        if (state := optimizer.state.get(parameter))
-    }
+    """Give the optimizer's state of a member's parameters, by their names; of several processes, to the first."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, parameter in member.trained.trainable().items():
+        state = {key: whole(value) for key, value in optimizer.state.get(parameter, {}).items()}
+        if state and member.ranks.first:
+            found[name] = {
+                key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()
+            }
+    return found
 
 
 def learning_rate_factor(schedule: ScheduleConfig, steps: int, taken: int = 0) -> Callable[[int], float]:
@@ -489,6 +490,7 @@ def train_stage(
         engine.fit(StageModule(members, forward, restore), train_dataloaders=loader)
     for member in members:
         member.make_whole()
+        member.divided = None  # its memory is needed for what predicts
         member.module.eval()
 
 

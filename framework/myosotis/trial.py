@@ -124,8 +124,15 @@ class TrialRun:
         self.ranks = ranks
         self.pruning = pruning
         self.runtime: Runtime = choose_runtime(config.trainer.accelerator, config.trainer.precision)
+        if ranks.several and config.trainer.divides:
+            from myosotis.sharding import divided
+
+            divide = functools.partial(
+                divided, blocks=config.model.blocks, processes=ranks.count, device=self.runtime.device
+            )
+            self.runtime = replace(self.runtime, divide=divide)
         self.tracker = Tracker(folder, trial=config.id)
-        self.checkpoints = CheckpointFolder(folder / "checkpoints", self.runtime.device)
+        self.checkpoints = CheckpointFolder(folder / "checkpoints", self.runtime.home)
         self.position = START
         self.costs = Costs()
         self.scores: list[Score] = []
@@ -172,7 +179,7 @@ class TrialRun:
 
     def set_up(self, base: Model) -> None:
         """Take the base's row, and adapt."""
-        self.scores = self.ranks.agreed(self._base_row(base) if self.ranks.first else [])
+        self.scores = self.ranks.agreed(self._base_row(base))
         self.adapt(base)
 
     def adapt(self, base: Model) -> None:
@@ -193,7 +200,7 @@ class TrialRun:
             self.config.trainer.base_dropout,
         )
         # Methods may add modules that were made on the CPU.
-        self.adapted.model.module.to(self.runtime.device)
+        self.adapted.model.module.to(self.runtime.home)
         self.context = replace(self.context, model=self.adapted.model)
 
     def _base_row(self, model: Model) -> list[Score]:
@@ -205,11 +212,13 @@ class TrialRun:
                 self.config.identities["model"],
                 self.config.evaluation,
                 self.runtime,
+                self.ranks,
             )
             for task in self.config.tasks.values()
         ]
         scores = [each for row in rows for each in row]
-        self._observe(0, scores)
+        if self.ranks.first:
+            self._observe(0, scores)
         return scores
 
     def resume(self, at: Position) -> None:
@@ -244,14 +253,14 @@ class TrialRun:
         stage = self._tempered(stage)
         loader = self._loader(stage)
         accumulated = self.config.trainer.accumulate_grad_batches
-        device = self.runtime.device
+        home = self.runtime.home
         context = replace(
             self.context,
             stage=stage,
             steps=len(loader) // accumulated,
             generator=torch.Generator().manual_seed(derive_seed(self.config.seed, "methods", stage.index)),
             training_loss=mean_loss,
-            training_batches=lambda rows: (batch.to(device) for batch in loader.one_pass(rows)),
+            training_batches=lambda rows: (batch.to(home) for batch in loader.one_pass(rows)),
             make_batch=self._make_batch,
         )
         for method in self.config.methods.values():
@@ -262,18 +271,16 @@ class TrialRun:
         self.random = random_state()
         if self.position.stage == stage.index:
             self._go_on(member)
-        if self.ranks.several and self.config.trainer.divides:
-            from myosotis.sharding import Shards
+        if self.runtime.divide is not None:
+            from myosotis.sharding import divided_to_train
 
-            member.shards = Shards.of(
-                self.adapted, self.config.model.blocks, self.ranks.count, self.runtime.device
-            )
+            member.divided = divided_to_train(self.adapted, self.runtime.divide)
         return member
 
     def _make_batch(self, rows: Sequence[TrainingRow]) -> MixedBatch:
         """Make a batch of rows that a method has kept."""
         known = [(self.config.tasks[task], example) for task, example in rows]
-        return make_batch(known, self.adapted.model).to(self.runtime.device)
+        return make_batch(known, self.adapted.model).to(self.runtime.home)
 
     def _member(self, context: Context, loader: BatchLoader) -> Member:
         from myosotis.training import Member
@@ -364,11 +371,12 @@ class TrialRun:
 
     def held_out_loss(self, member: Member) -> float:
         """Give the mean loss on the rows that early stopping watches: of each of the stage's tasks, all alike."""
-        with evaluating(member.module), self.runtime.forward():
-            losses = [self._held_out_loss_on(name, member) for name in member.context.stage.tasks]
+        module = self.runtime.placed(member.module)
+        with evaluating(module), self.runtime.forward():
+            losses = [self._held_out_loss_on(name, module) for name in member.context.stage.tasks]
         return sum(losses) / len(losses)
 
-    def _held_out_loss_on(self, name: str, member: Member) -> float:
+    def _held_out_loss_on(self, name: str, module: nn.Module) -> float:
         split = self.config.trainer.early_stopping.split
         evaluation = replace(self.config.evaluation, split=split, shots=0)  # as training has none
         task, identities = self.config.tasks[name], self.config.identities
@@ -378,8 +386,9 @@ class TrialRun:
         size = evaluation.batch_size
         losses, counts = [], []
         for start in range(0, len(examples), size):
-            batch = self._make_batch([(name, each) for each in examples[start : start + size]])
-            losses.append(mean_loss(member.module, batch))
+            rows = [(task, each) for each in examples[start : start + size]]
+            batch = make_batch(rows, self.adapted.model).to(self.runtime.device)
+            losses.append(mean_loss(module, batch))
             counts.append(sum(group.objective.count(group.batch) for group in batch.groups))
         # Each batch's mean counts as much as it is a mean over: tokens differ from batch to batch.
         means = torch.stack(losses).double().cpu()

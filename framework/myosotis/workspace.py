@@ -6,6 +6,7 @@ import itertools
 import logging
 import pickle
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast, overload
@@ -20,6 +21,7 @@ from myosotis.interfaces import Example, Model, Objective, Row, Rows, Split, Tas
 from myosotis.ledger import Score, cache_folder, content_hash, read_json, score_from, write_json
 from myosotis.locks import Lock
 from myosotis.plugins import Registry
+from myosotis.ranks import ALONE, Ranks
 from myosotis.records import Records, write_records
 from myosotis.resolve import TrialConfig, numbers
 from myosotis.rows import Chosen, encoded, first, spread, streamed
@@ -50,14 +52,14 @@ class Workspace:
     _base: tuple[tuple[str, ...], Model] | None = None
 
     def base(self, config: TrialConfig, runtime: Runtime) -> Model:
-        """Load a trial's untouched base, on its device; trials after it share its memory. Draws no random numbers.
+        """Load a trial's untouched base where it rests; trials after it share its memory. Draws no random numbers.
 
         Raises:
             ModelError: it cannot be loaded.
         """
         key = (
             config.identities["model"],
-            runtime.device.type,
+            runtime.home.type,
             *sorted(str(task.dataset.objective()) for task in config.tasks.values()),
         )
         if self._base is None or self._base[0] != key:
@@ -66,7 +68,7 @@ class Workspace:
             state = random_state()
             seed_everything(derive_seed("base"))
             model = config.model.load(config.objectives)
-            model.module.to(runtime.device)
+            model.module.to(runtime.home)
             restore_random_state(state)
             self._base = (key, model)
         return self._base[1]
@@ -166,25 +168,32 @@ class Workspace:
         model_identity: str,
         evaluation: EvaluationConfig,
         runtime: Runtime,
+        ranks: Ranks = ALONE,
     ) -> list[Score]:
-        """Give the untouched base's scores on a task, measured once for all studies."""
+        """Give the untouched base's scores on a task, measured once for all studies by those who ask together."""
         path = self.base_path(identity, model_identity, evaluation, runtime)
-        found = _base_row(path, task.name)
+
+        def known() -> list[Score] | None:
+            return ranks.agreed(_base_row(path, task.name) if ranks.first else None)
+
+        found = known()
         if found is not None:
             return found
-        # Processes of one study would each measure it: one does, the others wait and read.
-        with Lock(
+        # Studies that run at once would each measure it: one does, the others wait and read.
+        lock = Lock(
             path.parent / ".locks" / f"{path.stem}.lock", f"the base's row on {task.name}", patience=-1
-        ):
-            found = _base_row(path, task.name)
+        )
+        with lock if ranks.first else nullcontext():
+            found = known()
             if found is not None:
                 return found
-            if path.is_file():
+            if ranks.first and path.is_file():
                 logger.warning("%s was damaged; the base's row is measured again", path)
             examples = self.evaluated(task, identity, model, model_identity, evaluation)
-            columns = predict(task, examples, model, evaluation.batch_size, runtime, model.module)
+            columns = predict(task, examples, model, evaluation.batch_size, runtime, model.module, ranks)
             scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))
-            write_json(path, [asdict(each) for each in scores])
+            if ranks.first:
+                write_json(path, [asdict(each) for each in scores])
             return scores
 
 

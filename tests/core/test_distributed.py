@@ -178,6 +178,42 @@ def test_the_mean_gradient_is_that_of_the_mean_over_all_tokens(monkeypatch: pyte
     torch.testing.assert_close(gradient(module, own), gradient(module, [whole]), rtol=1e-5, atol=1e-7)
 
 
+WATCHING = """
+import os
+
+from torch.distributed.fsdp import FSDPModule
+
+from tests.toy import PointObjective
+
+MYOSOTIS_API = 1
+forward = PointObjective.forward
+
+
+def watched(self, module, batch):
+    with open(os.environ["WATCHED"], "a") as file:
+        print(isinstance(module, FSDPModule), module.training, file=file)
+    return forward(self, module, batch)
+
+
+PointObjective.forward = watched
+"""
+"""Writes down whether what computes is divided."""
+
+
+def test_divided_weights_train_and_predict_in_parts_alone(
+    tmp_path: Path, write_plugin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base's row, the steps, the scores within and after a stage, and early stopping."""
+    write_plugin("watching", WATCHING)
+    monkeypatch.setenv("WATCHED", str(tmp_path / "watched"))
+    stopping = ("trainer.early_stopping.patience=9", "trainer.early_stopping.every_n_steps=4")
+    held_out = ("dataset.right.held_out=true", "dataset.up.held_out=true")
+    setting = ("method=[plain]", "trainer.strategy=fsdp", "evaluation.every=5", *stopping, *held_out)
+    run_at(tmp_path, *command(2, *setting), modules=f"{MODULES},watching")
+    watched = (tmp_path / "watched").read_text().splitlines()
+    assert {"True True", "True False"} == set(watched)
+
+
 # What ends a process
 
 

@@ -1,9 +1,11 @@
-"""Real methods in two processes: the losses of one process at the same rows a batch, to the token."""
+"""Real methods in two processes: the losses and scores of one process at the same rows a batch, to the token."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,8 @@ MODULES = (
     "methods.l2sp",
     "methods.lora",
     "methods.replay",
+    "methods.wise_ft",
+    "metrics.against_base",
     "metrics.language",
     "metrics.text",
     "models.huggingface",
@@ -44,8 +48,17 @@ def write_rows(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def losses(model: Path, devices: int, *overrides: str) -> list[dict[str, float]]:
-    """Train a trial, and give its training log."""
+@dataclass(frozen=True)
+class Found:
+    """What a trial has written down: its training log, its scores, and those of what methods make of it."""
+
+    log: list[dict[str, float]]
+    scores: list[dict[str, Any]]
+    folder: Path
+
+
+def train(model: Path, devices: int, *overrides: str) -> Found:
+    """Train a trial."""
     record = myosotis.run(
         [
             *("model=huggingface", f"model.path='{model}'", "dataset=[]", "probe=[]", "logger=none"),
@@ -63,9 +76,27 @@ def losses(model: Path, devices: int, *overrides: str) -> list[dict[str, float]]
         ]
     )
     [trial] = record.trials.trial
-    return [json.loads(line) for line in (record.folder / trial / "metrics.jsonl").read_text().splitlines()]
+    folder = record.folder / trial
+    scored = [line for name in ("scores", "variants") for line in lines(folder / f"{name}.jsonl")]
+    return Found(lines(folder / "metrics.jsonl"), scored, folder)
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+WRITTEN = (
+    "dataset.poem.metrics=[cross_entropy,chrf,kl_against_base]",
+    "+dataset.poem.options.max_new_tokens=6",
+    "evaluation.limit=5",
+    "evaluation.batch_size=2",
+)
+"""Asks for what the model writes, and what the base would have said."""
+STOPPING = (
+    "trainer.early_stopping.patience=1",
+    "trainer.early_stopping.every_n_steps=2",
+    "trainer.early_stopping.split=test",
+)
 TRIALS = {
     "what is held and replayed": (
         "ddp",
@@ -73,26 +104,37 @@ TRIALS = {
     ),
     "gradients projected": ("ddp", ["method=[lora,agem]"]),
     "parameters that rest": ("ddp", ["method=[adapter_per_task]", "evaluation.every=3"]),
-    "an adapter divided": ("fsdp", ["method=[lora,replay]", "evaluation.every=3"]),
-    "all weights divided": ("fsdp", ["method=[full]", "trainer.accumulate_grad_batches=2"]),
+    "an adapter divided": ("fsdp", ["method=[lora,replay]", "evaluation.every=3", *WRITTEN]),
+    "adapters divided that rest": ("fsdp", ["method=[adapter_per_task]", "evaluation.every=3"]),
+    "all weights divided": (
+        "fsdp",
+        ["method=[full,wise_ft]", "trainer.accumulate_grad_batches=2", *WRITTEN, *STOPPING],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_losses_are_those_of_one_process(
+def test_numbers_are_those_of_one_process(
     name: str, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In two, the blocks are computed again in the backward pass besides."""
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path)
     strategy, overrides = TRIALS[name]
-    one = losses(llama_folder, 1, *overrides)
-    two = losses(
+    one = train(llama_folder, 1, *overrides, "studies=alone")
+    two = train(
         llama_folder, 2, *overrides, f"trainer.strategy={strategy}", "model.gradient_checkpointing=true"
     )
-    assert len(one) == len(two) == 16
-    for expected, found in zip(one, two, strict=True):
-        assert found == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert len(one.log) >= 16
+    for expected, found in [*zip(one.log, two.log, strict=True), *zip(one.scores, two.scores, strict=True)]:
+        assert found == approximately(expected)
+
+
+def approximately(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: pytest.approx(value, rel=1e-5, abs=1e-9) if isinstance(value, float) else value
+        for name, value in row.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,5 +160,5 @@ def test_what_several_processes_cannot_do_is_refused(
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path)
     with pytest.raises(ConfigurationError, match=text):
-        losses(llama_folder, 2, "method=[lora]", *overrides)
+        train(llama_folder, 2, "method=[lora]", *overrides)
     assert not (tmp_path / "studies").exists()
