@@ -97,6 +97,7 @@ class BatchLoader:
         model: what they were encoded for.
         accumulated: batches an optimizer step, whose mean loss is that of one large batch.
         ranks: the processes among which each batch's rows are dealt out.
+        together: whether these run the module together, and so must run it equally often.
     """
 
     def __init__(
@@ -106,12 +107,14 @@ class BatchLoader:
         model: Model,
         accumulated: int = 1,
         ranks: Ranks = ALONE,
+        together: bool = False,
     ) -> None:
         self.parts = parts
         self.sampler = sampler
         self.model = model
         self.accumulated = accumulated
         self.ranks = ranks
+        self.together = together
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -130,8 +133,10 @@ class BatchLoader:
         parts = as_one([self.collate(rows) for batch in drawn for rows in self.ranks.dealt(batch)])
         for start in range(0, len(parts), count):
             whole = parts[start : start + count]
-            yield replace(
-                whole[self.ranks.rank],
+            groups = whole[self.ranks.rank].groups
+            passes = max(len(part.groups) for part in whole) if self.together else len(groups)
+            yield MixedBatch(
+                groups=groups + (replace(groups[-1], weight=0.0),) * (passes - len(groups)),
                 rows=tuple(itertools.chain.from_iterable(part.rows for part in whole)),
                 lengths=tuple(itertools.chain.from_iterable(part.lengths for part in whole)),
             )

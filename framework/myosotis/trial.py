@@ -325,7 +325,10 @@ class TrialRun:
         )
         # One that is only measured has its part, too.
         ranks = Ranks(self.ranks.rank, trainer.processes)
-        return BatchLoader(parts, sampler, self.adapted.model, trainer.accumulate_grad_batches, ranks)
+        together = self.runtime.divide is not None
+        return BatchLoader(
+            parts, sampler, self.adapted.model, trainer.accumulate_grad_batches, ranks, together
+        )
 
     def _tempered(self, stage: Stage) -> Stage:
         """Give a stage the shares that depend on its tasks' sizes, as they are before methods shape its data."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,29 @@ def test_the_mean_gradient_is_that_of_the_mean_over_all_tokens(monkeypatch: pyte
     own = [loaded(12, Ranks(rank, 3), accumulated=1)[0] for rank in range(3)]
     assert len({Counted().count(each.groups[0].batch) for each in own}) > 1
     torch.testing.assert_close(gradient(module, own), gradient(module, [whole]), rtol=1e-5, atol=1e-7)
+
+
+def test_processes_that_compute_together_run_the_module_equally_often() -> None:
+    """One that has rows of a single objective, where another has both, runs some again for nothing."""
+    module = toys.ToyModel().load([]).module.eval()
+    own = [list(two_objectives(Ranks(rank, 2), together=True)) for rank in range(2)]
+    alone = [list(two_objectives(Ranks(rank, 2), together=False)) for rank in range(2)]
+    passes = [[len(batch.groups) for batch in each] for each in own]
+    assert passes[0] == passes[1]
+    assert [[len(batch.groups) for batch in each] for each in alone] != passes
+    for rank in range(2):
+        for batch, plain in zip(own[rank], alone[rank], strict=True):
+            torch.testing.assert_close(gradient(module, [batch]), gradient(module, [plain]))
+
+
+def two_objectives(ranks: Ranks, together: bool) -> BatchLoader:
+    made = [
+        replace(part, task=replace(part.task, objective=objective()))
+        for part, objective in zip(parts(16), (toys.PointObjective, Counted), strict=True)
+    ]
+    drawn = [Part("a", 16, Share(0.25, 0.25)), Part("b", 16, Share(0.75, 0.75))]
+    sampler = MixtureSampler(drawn, 4, 12, seed=0)
+    return BatchLoader(made, sampler, toys.ToyModel().load([]), ranks=ranks, together=together)
 
 
 WATCHING = """
