@@ -24,7 +24,7 @@ from myosotis.measure import Cost
 from myosotis.options import Options
 from myosotis.slurm import SlurmError, Submitted
 from myosotis.slurm_follow import Running, listen, look
-from myosotis.slurm_job import SlurmTask
+from myosotis.slurm_job import PYTHON, SlurmTask
 from myosotis.slurm_request import SlurmRequest
 from myosotis.told import Ended, Listener
 
@@ -146,7 +146,7 @@ class SlurmBackend(Backend):
         # A folder of its own: a cluster that was set up anew gives its job ids again.
         folder = study / slurm.FOLDER / f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         folder.mkdir(parents=True)
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=TIMEOUTS, python=PYTHON)
         workers = self.options.workers
         executor.update_parameters(
             **self.request.parameters(),

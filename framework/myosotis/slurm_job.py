@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,12 +31,19 @@ WARNING = getattr(signal, f"SIG{SlurmJobEnvironment.USR_SIG}")
 """Sent where a job's time is nearly over, or another one is to take its place."""
 LEAVE = signal.SIGINT
 """Sent by the command that is asked to stop: save, and do not come back."""
+SIGNALS = (WARNING, LEAVE, signal.SIGTERM)
+HOLD_BACK = (
+    f"import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {[int(each) for each in SIGNALS]}); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+PYTHON = shlex.join([sys.executable, "-ISc", HOLD_BACK, sys.executable])
+"""Starts a Python that gets no signal before it can take it: while it still imports, it would die of one."""
 
 
 class SlurmTask:
     """Runs a unit in a job, as often as its time ends before the trials do.
 
-    What it runs is pickled apart, so that a signal does not find this process before it can take one.
+    What it runs is pickled apart, so that this process can soon take a signal.
 
     Args:
         surroundings: what the job's process must be given.
@@ -67,6 +76,8 @@ class SlurmTask:
         surroundings, unit = pickle.loads(self.pickled)
         before = _positions(unit.jobs)
         try:
+            if signals():  # before it has begun
+                raise Interrupted
             prepared = surroundings.enter()
             run_unit(unit, prepared.resolver, prepared.workspace, tell, signals)
         except Interrupted:
@@ -115,7 +126,8 @@ class _Signals:
     @contextmanager
     def taken(self) -> Iterator[None]:
         """Take the signals until the context ends."""
-        before = {each: signal.signal(each, self._take) for each in (WARNING, LEAVE, signal.SIGTERM)}
+        before = {each: signal.signal(each, self._take) for each in SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             yield
         finally:
