@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from myosotis.ledger import StudyRecord, read_json
 from myosotis.measure import Cost
 from tests.core.commands import SLOW, python, run_at, search_path, toy
 from tests.core.test_cohort import MODULES, SWEEP, tables
+from tests.ray_cluster import NODE, on_ray, ray_cluster, ray_variables
 
 WAIT_SECONDS = 120.0
 Cluster = Any
@@ -29,27 +29,15 @@ Cluster = Any
 
 @pytest.fixture(scope="module")
 def variables() -> Iterator[None]:
-    """Keep Ray's files in a short folder of their own, and no token in the home folder."""
-    with (
-        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with ray_variables():
         yield
 
 
 @pytest.fixture(scope="module")
 def cluster(variables: None) -> Iterator[Cluster]:
-    """Start two nodes with a core each."""
-    from ray.cluster_utils import Cluster
-
-    arguments = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    started = Cluster(initialize_head=True, head_node_args={**arguments, "include_dashboard": False})
-    started.add_node(**arguments)
-    yield started
-    started.shutdown()
+    """Start Ray once for all that need it."""
+    with ray_cluster() as started:
+        yield started
 
 
 def command(*overrides: str) -> list[str]:
@@ -59,8 +47,7 @@ def command(*overrides: str) -> list[str]:
 
 def there(cluster: Cluster, cohort: int | str = 1) -> tuple[str, ...]:
     """Say that trials run on the cluster."""
-    address = f"hydra.launcher.ray.address={cluster.address}"
-    return ("hydra.launcher.backend=ray", address, f"hydra.launcher.cohort={cohort}")
+    return (*on_ray(cluster), f"hydra.launcher.cohort={cohort}")
 
 
 def here(cohort: int = 1) -> tuple[str, ...]:
@@ -154,7 +141,7 @@ def test_a_worker_that_is_killed_is_begun_again(
 
 @pytest.mark.slow
 def test_a_node_that_is_lost_loses_nothing(cluster: Cluster, tmp_path: Path, slow: tuple[str, ...]) -> None:
-    node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    node = cluster.add_node(**NODE)
     process = started(tmp_path, *slow, *there(cluster))
     wait_for(process, tmp_path, trials=3)  # as many as there are cores: one of them runs on that node
     cluster.remove_node(node, allow_graceful=False)

@@ -34,6 +34,7 @@ from myosotis.slurm_options import minutes_of
 from myosotis.told import Ended, Listener, Teller
 from tests.core.commands import run_at, search_path, toy
 from tests.core.test_cohort import tables
+from tests.ray_cluster import on_ray, ray_cluster, ray_variables
 from tests.slurm_cluster import Cluster, require, slurm_cluster
 
 WAIT_SECONDS = 150.0
@@ -105,11 +106,11 @@ class Command:
 
     started: ClassVar[list[Command]] = []
 
-    def __init__(self, folder: Path, *overrides: str, pace: str = PACE) -> None:
+    def __init__(self, folder: Path, *overrides: str, pace: str = PACE, printed: str = "printed.txt") -> None:
         self.started.append(self)
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        self.printed = folder / "printed.txt"
+        self.printed = folder / printed
         with self.printed.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "myosotis", "run", *asked(*overrides)],
@@ -200,6 +201,24 @@ def test_two_cohorts_are_an_array_with_what_was_asked_for_and_the_numbers_of_thi
             "Requeue=1",
         ):
             assert part in shown
+
+
+@pytest.mark.slow
+def test_this_machine_ray_and_slurm_give_the_same_tables(
+    cluster: Cluster, tmp_path: Path, plugins: None
+) -> None:
+    trials = ("method=[side]", "method.side.width=1,3", "trainer.max_steps=12")
+    here = locally(tmp_path / "here", *trials)
+    with ray_variables(), ray_cluster() as ray:
+        for name, place in (("ray", on_ray(ray)), ("slurm", SLURM)):
+            alone = locally(tmp_path / f"{name} 1", *trials, *place, "hydra.launcher.workers=2")
+            assert tables(alone) == tables(here)
+            together = locally(tmp_path / f"{name} 2", *trials, *place, "hydra.launcher.cohort=2")
+            assert list(together.scores.trial) == list(here.scores.trial)
+            np.testing.assert_allclose(together.scores.value, here.scores.value, atol=1e-4)
+            for record, size in ((alone, 1), (together, 2)):
+                cohorts = [read_json(path)["cohort"] for path in record.folder.glob("*/manifest.json")]
+                assert [len(each) for each in cohorts] == [size, size]
 
 
 @pytest.mark.slow
