@@ -1,18 +1,27 @@
-"""A search in workers and on Ray: the suggestions, the numbers and the pruned of one process."""
+"""A search in workers, on Ray and on SLURM: the suggestions, the numbers and the pruned of one process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
+from myosotis import load_study, slurm
 from myosotis.errors import ConfigurationError
+from myosotis.events import Event
+from myosotis.journal import open_journal
 from myosotis.ledger import read_search
+from myosotis.told import Listener
 from tests.core.commands import run_at, search_path, toy
+from tests.core.test_slurm import PACED, SLURM, Command, asked, until
+from tests.slurm_cluster import Cluster, require, slurm_cluster
 
 MODULES = "tests.toy,tests.core.hazards"
 SEARCH = (
@@ -92,6 +101,89 @@ def test_ray_runs_a_search_and_prunes_there(
     record = run_at(pruned, *command(*ray_at, *asha, "hydra.sweeper.n_trials=6"), modules=MODULES)
     assert {each["state"] for each in found(pruned)} == {"complete", "pruned"}
     assert set(record.trials.status) == {"finished", "pruned"}
+
+
+# On SLURM
+
+ONE_BY_ONE = (*SEARCH[:2], "study=found", "trainer.max_steps=12", "hydra.sweeper.n_jobs=1")
+"""One trial at a time: what is suggested and pruned does not depend on where it runs."""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """Start SLURM once for all that need it."""
+    require()
+    with slurm_cluster() as started, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", started.environment["SLURM_CONF"])
+        yield started
+
+
+@pytest.fixture
+def paced(write_plugin: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the plugin of paced steps, for this process and all that are started."""
+    folder = write_plugin("paced", PACED).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([search_path(), str(folder)]))
+    monkeypatch.setenv("MYOSOTIS_PLUGINS", f"{MODULES},paced")
+
+
+def trained(study: Path) -> Counter[str]:
+    """Count how often each trial of a search has begun in SLURM's jobs."""
+    jobs = slurm.submitted(study)
+    told = [each for job in jobs for each in Listener(job.told).heard() if isinstance(each, Event)]
+    return Counter(each.trial for each in told if each.kind == "begins")
+
+
+@pytest.mark.slow
+def test_slurm_runs_a_search_that_goes_on_when_its_command_is_killed_and_prunes_there(
+    nodes: Cluster, paced: None, tmp_path: Path
+) -> None:
+    asha = (
+        *ONE_BY_ONE,
+        "evaluation.every=2",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.pruner=asha",
+        "hydra.sweeper.pruner_options={reduction_factor: 2}",
+    )
+    killed = Command(tmp_path / "there", *SLURM, *asha, pace="0.5")
+    study = tmp_path / "there" / "studies" / "found"
+    until(lambda: trained(study), killed)
+    killed.process.kill()
+    killed.process.wait()
+    printed = Command(tmp_path / "there", *SLURM, *asha, pace="0").ends()
+    assert "1 job of an earlier command in SLURM's queue: not submitted again" in printed
+    here = tmp_path / "here"
+    here.mkdir()
+    run_at(here, *asked(*asha, "hydra.launcher.workers=1"), modules=os.environ["MYOSOTIS_PLUGINS"])
+    assert_same(found(tmp_path / "there"), found(here))
+    states = [each["state"] for each in found(tmp_path / "there")]
+    assert states == [each["state"] for each in found(here)]
+    assert set(states) == {"complete", "pruned"}
+    assert trained(study) == {each["trials"][0]: 1 for each in found(here)}
+
+
+@pytest.mark.slow
+def test_a_command_here_and_one_on_slurm_share_a_search(nodes: Cluster, paced: None, tmp_path: Path) -> None:
+    shared = (*ONE_BY_ONE, "hydra.sweeper.n_trials=4")
+    there = Command(tmp_path / "both", *SLURM, *shared, pace="0.3")
+    study = tmp_path / "both" / "studies" / "found"
+    until(lambda: slurm.submitted(study), there)
+    here = Command(tmp_path / "both", *shared, "hydra.launcher.workers=1", pace="0", printed="here.txt")
+    told = [each.ends() for each in (here, there)]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    run_at(alone, *asked(*shared, "hydra.launcher.workers=1"), modules=os.environ["MYOSOTIS_PLUGINS"])
+    both = found(tmp_path / "both")
+    assert [each["state"] for each in both] == ["complete"] * 4
+    assert_same(both, found(alone))
+    assert list(load_study(study).trials.status) == ["finished"] * 4
+    begun = trained(study)
+    assert 0 < begun.total() < 4
+    assert set(begun.values()) == {1}
+    assert told[0].count(": begins") == 4 - begun.total(), "none is trained twice"
+    journal = optuna.load_study(study_name="found", storage=open_journal(study))
+    assert [(each.number, each.values) for each in journal.trials] == [
+        (each["number"], each["values"]) for each in both
+    ]
 
 
 def test_a_backend_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:
