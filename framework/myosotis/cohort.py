@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -23,6 +23,7 @@ from myosotis.interfaces import Blocks, Columns, Example
 from myosotis.joint import JointForward, predict_together
 from myosotis.ledger import PREFIX_FOLDER, Score, status
 from myosotis.logs import trial_log
+from myosotis.member import Member
 from myosotis.prefix import FrozenPrefix, worthwhile
 from myosotis.prefix_store import PrefixStore
 from myosotis.pruning import Pruning
@@ -33,10 +34,6 @@ from myosotis.stacking import Stack, obstacle
 from myosotis.trial import TrialRun, write_error
 from myosotis.variants import score_variants
 from myosotis.workspace import Workspace
-
-if TYPE_CHECKING:
-    from myosotis.training import Member
-
 
 RAISED = (Exception, SystemExit)
 """What a trial's plugins may raise; one that asks for the process's end must not end the others' either."""

@@ -20,6 +20,7 @@ from myosotis.adaptation import Adapted
 from myosotis.evaluation import Runtime, predict, score
 from myosotis.interfaces import Columns, Example, Model, Task
 from myosotis.joint import JointForward
+from myosotis.member import Member
 from myosotis.resolve import TrialConfig
 from myosotis.stacking import Stack, obstacle
 from myosotis.trial import TrialRun
@@ -27,7 +28,6 @@ from myosotis.workspace import Workspace
 
 if TYPE_CHECKING:
     from myosotis.errors import NonFiniteLoss
-    from myosotis.training import Member
 
 
 LONG_SECONDS = 5.0

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,191 +14,19 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
-from myosotis.adaptation import Adapted, overriding
-from myosotis.batches import BatchLoader, Group, MixedBatch, combine
-from myosotis.early_stopping import EarlyStopping
 from myosotis.errors import ConfigurationError, NonFiniteLoss
 from myosotis.evaluation import Runtime
-from myosotis.interfaces import Context, Loss, Method
 from myosotis.joint import JointForward
+from myosotis.member import CohortBatch, CohortLoader, Member, finite_losses
+from myosotis.optimizers import learning_rate_factor, make_optimizer, restore_optimizer
 from myosotis.ranks import ALONE, Ranks
-from myosotis.sharding import divided_like, gather, whole
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-    from myosotis.config import OptimizerConfig, ScheduleConfig, TrainerConfig
-
-OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
-
-
-@dataclass(eq=False)
-class Member:
-    """One trial in a stage: what trains, on what, and how far it has come.
-
-    Attributes:
-        context: as it is at the stage's beginning.
-        step: optimizer steps taken in this stage.
-        rows: rows trained on in this stage, by task.
-        tokens: their tokens, by task.
-        unlogged: the losses since the last entry of the training log.
-        optimizer_state: each parameter's, by its name; where a trial goes on, as it was.
-        active: whether it still trains: not once its stage is over or it has failed.
-        seconds: its share of the time that the training took.
-        ranks: the processes that train it together.
-        divided: what trains in the place of `adapted`, where each of these has a part of the parameters.
-    """
-
-    adapted: Adapted
-    methods: Mapping[str, Method]
-    context: Context
-    loader: BatchLoader
-    trainer: TrainerConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    evaluate_every: int = 0
-    step: int = 0
-    rows: Counter[str] = field(default_factory=Counter)
-    tokens: Counter[str] = field(default_factory=Counter)
-    unlogged: list[float] = field(default_factory=list)
-    optimizer_state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    active: bool = True
-    seconds: float = 0.0
-    pending: list[tuple[int, MixedBatch, dict[str, Tensor]]] = field(default_factory=list)
-    ranks: Ranks = ALONE
-    divided: Adapted | None = None
-
-    def __post_init__(self) -> None:
-        self.early_stopping = EarlyStopping(self.trainer.early_stopping)
-        self.losses = overriding(self.methods, "loss")
-        self.penalties = overriding(self.methods, "penalty")
-        self.after_backward = overriding(self.methods, "after_backward")
-        self.after_step = overriding(self.methods, "after_step")
-        if len(self.losses) > 1:
-            raise ConfigurationError(
-                f"methods {' and '.join(self.losses)} both replace the loss; a trial may have one that does"
-            )
-
-    @property
-    def module(self) -> nn.Module:
-        """The trial's own module."""
-        return self.adapted.model.module
-
-    @property
-    def trained(self) -> Adapted:
-        """What trains: the trial's own module, or the copy that is divided."""
-        return self.adapted if self.divided is None else self.divided
-
-    def make_whole(self) -> None:
-        """See that the trial's own module is as far as what trains."""
-        if self.divided is not None:
-            gather(self.divided, self.adapted)
-
-    def now(self) -> Context:
-        """Give the context at the current step."""
-        return replace(self.context, step=self.step)
-
-    def _looking_at(self, group: Group) -> Context:
-        return replace(self.context, step=self.step, rows=group.rows)
-
-    def take_unlogged(self) -> float:
-        """Give the mean of the losses since the last entry of the training log, and begin anew."""
-        mean = float(torch.tensor(self.unlogged).mean())
-        self.unlogged = []
-        return mean
-
-    def batches(self) -> Iterator[MixedBatch]:
-        """Give the batches that are left."""
-        return self.loader.after(self.step * self.trainer.accumulate_grad_batches)
-
-    def loss(self, batch: MixedBatch, outputs: Sequence[Any]) -> tuple[Loss, dict[str, Tensor]]:
-        """Give the loss with the methods' penalties, and what is logged of it."""
-        terms: dict[str, Tensor] = {}
-        losses = [
-            self._group_loss(group, output, terms)
-            for group, output in zip(batch.groups, outputs, strict=True)
-        ]
-        loss = combine(batch, losses)
-        return loss, {"loss": loss.detach(), **terms}
-
-    def _group_loss(self, group: Group, outputs: Any, terms: dict[str, Tensor]) -> Loss:
-        loss = self._task_loss(group, outputs)
-        for name, method in self.penalties.items():
-            penalty = method.penalty(self.module, group.batch, outputs, self._looking_at(group))
-            if penalty is not None:
-                terms[f"penalty/{name}"] = penalty.detach()
-                loss = loss + penalty
-        return loss
-
-    def _task_loss(self, group: Group, outputs: Any) -> Loss:
-        for method in self.losses.values():
-            replaced = method.loss(self.module, group.batch, outputs, self._looking_at(group))
-            if replaced is not None:
-                return replaced
-        return group.objective.loss(outputs, group.batch)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give the optimizer's groups for what trains.
-
-        Raises:
-            ConfigurationError: two methods give some.
-        """
-        chosen = {
-            name: groups
-            for name, method in overriding(self.methods, "parameter_groups").items()
-            if (groups := method.parameter_groups(self.module, self.context)) is not None
-        }
-        if len(chosen) > 1:
-            raise ConfigurationError(
-                f"methods {' and '.join(chosen)} both give parameter groups; a trial may have one that does"
-            )
-        default = [{"params": list(self.trained.trainable().values())}]
-        return [self._scaled(group) for group in next(iter(chosen.values()), default)]
-
-    def _scaled(self, group: dict[str, Any]) -> dict[str, Any]:
-        rest = {key: value for key, value in group.items() if key != "scale"}
-        rate = self.optimizer.learning_rate * group.get("scale", 1.0)
-        return {"lr": rate, "weight_decay": self.optimizer.weight_decay, **rest}
-
-
-@dataclass(frozen=True)
-class CohortBatch:
-    """The batches of the members that still train, each with its member's index."""
-
-    parts: tuple[tuple[int, MixedBatch], ...]
-
-    def to(self, device: torch.device, **arguments: Any) -> CohortBatch:
-        """Move the tensors."""
-        return CohortBatch(tuple((member, batch.to(device, **arguments)) for member, batch in self.parts))
-
-
-class CohortLoader:
-    """Gives each member its own next batch, until the last one has had all of its."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self.members = members
-
-    def __len__(self) -> int:
-        return max(
-            len(member.loader) - member.step * member.trainer.accumulate_grad_batches
-            for member in self.members
-        )
-
-    def __iter__(self) -> Iterator[CohortBatch]:
-        for batches in itertools.zip_longest(*(self._batches(member) for member in self.members)):
-            parts = [(index, batch) for index, batch in enumerate(batches) if batch is not None]
-            if not parts:
-                return
-            yield CohortBatch(tuple(parts))
-
-    def _batches(self, member: Member) -> Iterator[MixedBatch]:
-        return itertools.takewhile(lambda _: member.active, member.batches())
+    from myosotis.config import TrainerConfig
 
 
 class StageWatch(Protocol):
@@ -287,7 +111,7 @@ class StageModule(LightningModule):
         first = self.members[0]
         optimizer = make_optimizer(first.optimizer, groups, first.trainer.precision)
         for member in self.members:
-            _restore_optimizer(optimizer, member)
+            restore_optimizer(optimizer, member)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -299,70 +123,6 @@ class StageModule(LightningModule):
 
     def configure_model(self) -> None:
         """Leave the module as it is: where it is to be divided, it is already."""
-
-
-def make_optimizer(
-    config: OptimizerConfig, groups: list[dict[str, Any]], precision: str
-) -> torch.optim.Optimizer:
-    """Make the optimizer of some groups of parameters."""
-    if config.name in OPTIMIZERS:
-        # A GradScaler cannot unscale before clipping where the optimizer is fused.
-        fused = precision != "16-mixed"
-        return OPTIMIZERS[config.name](groups, lr=config.learning_rate, fused=fused)  # type: ignore[call-arg]
-    import bitsandbytes  # imported where it is used, for it looks for GPUs
-
-    kinds = {
-        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
-    }
-    made: torch.optim.Optimizer = kinds[config.name](groups, lr=config.learning_rate)
-    return made
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, member: Member) -> None:
-    parameters = member.trained.trainable()
-    for name, state in member.optimizer_state.items():
-        device = parameters[name].device
-        fused = optimizer.defaults.get("fused")
-        optimizer.state[parameters[name]] = {
-            # Where it is not fused, the count of steps stays on the CPU.
-            key: divided_like(value.to(device), parameters[name])
-            if isinstance(value, Tensor) and (fused or key != "step")
-            else value
-            for key, value in state.items()
-        }
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, member: Member) -> dict[str, dict[str, Any]]:
-    """Give the optimizer's state of a member's parameters, by their names; of several processes, to the first."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, parameter in member.trained.trainable().items():
-        state = {key: whole(value) for key, value in optimizer.state.get(parameter, {}).items()}
-        if state and member.ranks.first:
-            found[name] = {
-                key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()
-            }
-    return found
-
-
-def learning_rate_factor(schedule: ScheduleConfig, steps: int, taken: int = 0) -> Callable[[int], float]:
-    """Give the factor of the learning rate at each step: warm-up, then constant, linear or cosine to 0.
-
-    Args:
-        schedule: its name and warm-up.
-        steps: steps of the whole stage.
-        taken: steps that were taken before counting began.
-    """
-
-    def factor(counted: int) -> float:
-        step = taken + counted
-        if step < schedule.warmup_steps:
-            return step / schedule.warmup_steps
-        progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-        shapes = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-        return max(0.0, shapes[schedule.name])
-
-    return factor
 
 
 class StageObserver(Callback):
@@ -438,28 +198,6 @@ def averaged(terms: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for each in terms for name in each)
     having = {name: [each[name] for each in terms if name in each] for name in names}
     return {name: sum(values) / len(values) for name, values in having.items()}
-
-
-def finite_losses(member: Member) -> list[float]:
-    """Read the losses that wait on the device.
-
-    Raises:
-        NonFiniteLoss: names the step and the rows of the batch.
-    """
-    waiting, member.pending = member.pending, []
-    if not waiting:
-        return []
-    own: list[float] = torch.stack([terms["loss"] for _, _, terms in waiting]).float().tolist()
-    # Each process's part of a batch is weighted so that their mean is the batch's loss.
-    losses = [sum(each) / len(each) for each in zip(*member.ranks.gathered(own), strict=True)]
-    for (step, batch, _), loss in zip(waiting, losses, strict=True):
-        if not math.isfinite(loss):
-            rows = ", ".join(f"{task}[{index}]" for task, index in batch.rows)
-            raise NonFiniteLoss(
-                f"the loss must be finite, but is {loss} at step {step} on the batch {rows}; "
-                "try a smaller optimizer.learning_rate, or look at these rows"
-            )
-    return losses
 
 
 def train_stage(

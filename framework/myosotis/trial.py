@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -45,6 +45,7 @@ from myosotis.interfaces import (
 from myosotis.ledger import Score, read_scores, write_json, write_scores, write_text
 from myosotis.logs import trial_log
 from myosotis.manifest import environment, parameters_by_module, peak_memory
+from myosotis.member import Member, finite_losses
 from myosotis.outcome import columns, headline, headline_so_far, kept_bytes, last_trained, resting_bytes
 from myosotis.pruning import Pruning, Watch
 from myosotis.ranks import ALONE, Ranks
@@ -54,9 +55,6 @@ from myosotis.stacking import Branch
 from myosotis.storage import stored
 from myosotis.tracking import Tracker, open_logger
 from myosotis.workspace import Workspace, chosen, encode
-
-if TYPE_CHECKING:
-    from myosotis.training import Member
 
 DEFAULT_STEPS = 60
 """Optimizer steps a stage where the configuration gives no length."""
@@ -283,8 +281,6 @@ class TrialRun:
         return make_batch(known, self.adapted.model).to(self.runtime.home)
 
     def _member(self, context: Context, loader: BatchLoader) -> Member:
-        from myosotis.training import Member
-
         return Member(
             adapted=self.adapted,
             methods=self.config.methods,
@@ -403,8 +399,6 @@ class TrialRun:
         Raises:
             NonFiniteLoss: a training loss since the last entry of the log is not finite.
         """
-        from myosotis.training import finite_losses
-
         member.unlogged += finite_losses(member)
         loss = self.ranks.agreed(self.held_out_loss(member))
         values = {"held_out_loss": loss}
@@ -429,7 +423,7 @@ class TrialRun:
         Raises:
             NonFiniteLoss: a loss since the last entry of the log is not finite.
         """
-        from myosotis.training import finite_losses, optimizer_state
+        from myosotis.optimizers import optimizer_state
 
         member.unlogged += finite_losses(member)
         self.position = Position(member.context.stage.index, member.step)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from myosotis.checkpoint import Checkpoint, CheckpointFolder, Costs, Position
 from myosotis.evaluation import Runtime
 from myosotis.interfaces import Context, Method, Model
-from myosotis.training import _restore_optimizer
+from myosotis.optimizers import restore_optimizer
 from myosotis.trial import TrialRun
 from tests.core.test_measure import trials
 
@@ -42,7 +42,7 @@ def test_an_optimizers_state_goes_to_its_parameters(fused: bool, step: str) -> N
     )
     optimizer = torch.optim.AdamW([parameter])
     optimizer.defaults["fused"] = fused
-    _restore_optimizer(optimizer, member)
+    restore_optimizer(optimizer, member)
     assert devices(optimizer.state[parameter]) == {"step": step, "exp_avg": "meta"}
 
 

@@ -16,8 +16,9 @@ from myosotis.config import OptimizerConfig, ScheduleConfig
 from myosotis.curriculum import MixtureSampler
 from myosotis.interfaces import Context, Method
 from myosotis.joint import JointForward
+from myosotis.member import Member
 from myosotis.testing.rehearsal import Rehearsal
-from myosotis.training import Member, StageModule
+from myosotis.training import StageModule
 from myosotis.trial import start_context
 from tests import toy
 

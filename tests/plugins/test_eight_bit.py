@@ -12,7 +12,8 @@ from torch import nn
 
 from myosotis.config import OptimizerConfig
 from myosotis.measure import training_bytes
-from myosotis.training import _restore_optimizer, make_optimizer, optimizer_state
+from myosotis.optimizers import make_optimizer, optimizer_state, restore_optimizer
+from myosotis.ranks import ALONE
 
 KINDS = {
     "adamw_8bit": bitsandbytes.optim.AdamW8bit,
@@ -60,14 +61,16 @@ def test_a_checkpoint_gives_the_state_back(name: str) -> None:
     first = optimizer(name, before)
     step(before, first, 0)
     step(before, first, 1)
-    member: Any = SimpleNamespace(trained=SimpleNamespace(trainable=lambda: dict(before.named_parameters())))
+    member: Any = SimpleNamespace(
+        trained=SimpleNamespace(trainable=lambda: dict(before.named_parameters())), ranks=ALONE
+    )
     state = optimizer_state(first, member)
     after.load_state_dict(before.state_dict())
     second = optimizer(name, after)
     going_on: Any = SimpleNamespace(
         trained=SimpleNamespace(trainable=lambda: dict(after.named_parameters())), optimizer_state=state
     )
-    _restore_optimizer(second, going_on)
+    restore_optimizer(second, going_on)
     step(after, second, 2)
     step(after, second, 3)
     torch.testing.assert_close(after.weight, whole.weight, rtol=0, atol=0)
