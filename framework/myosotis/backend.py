@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from myosotis.cohort import Job
 from myosotis.errors import Interrupted
 from myosotis.events import Event
+from myosotis.job import Job
 from myosotis.local import Preparation, Prepared, Queue, Unit, prepare, run_unit
 from myosotis.measure import Cost, measure_training
 

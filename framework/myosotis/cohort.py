@@ -9,28 +9,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from omegaconf import OmegaConf
 
 from myosotis.batches import mean_length
 from myosotis.checkpoint import START, Position
-from myosotis.errors import Interrupted, NonFiniteLoss, TrialError, in_one_line
+from myosotis.errors import Interrupted, TrialError, in_one_line
 from myosotis.evaluation import predict, score
 from myosotis.events import Event
 from myosotis.interfaces import Blocks, Columns, Example
+from myosotis.job import Job
 from myosotis.joint import JointForward, predict_together
-from myosotis.ledger import PREFIX_FOLDER, Score, status
+from myosotis.ledger import PREFIX_FOLDER, Score
 from myosotis.logs import trial_log
 from myosotis.member import Member
 from myosotis.prefix import FrozenPrefix, worthwhile
 from myosotis.prefix_store import PrefixStore
-from myosotis.pruning import Pruning
 from myosotis.ranks import ALONE, Ranks
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.seeds import restore_random_state
 from myosotis.stacking import Stack, obstacle
+from myosotis.stage_progress import StageProgress
 from myosotis.trial import TrialRun, write_error
 from myosotis.variants import score_variants
 from myosotis.workspace import Workspace
@@ -38,49 +37,6 @@ from myosotis.workspace import Workspace
 RAISED = (Exception, SystemExit)
 """What a trial's plugins may raise; one that asks for the process's end must not end the others' either."""
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A trial to run, as plain values: it can go to another process, and be begun anew.
-
-    Attributes:
-        id: the trial's.
-        name: what it is called in progress and logs.
-        folder: its run folder.
-        study: the study's name.
-        config: the resolved configuration with the logger's node.
-        pruning: by what a search may give it up; changes none of its numbers.
-    """
-
-    id: str
-    name: str
-    folder: Path
-    study: str
-    config: Mapping[str, Any]
-    pruning: Pruning | None = None
-
-    def resolve(self, resolver: Resolver) -> TrialConfig:
-        """Make the trial's plugins anew.
-
-        Raises:
-            TrialError: it comes out as another trial than was planned.
-        """
-        config = resolver.resolve(OmegaConf.create(dict(self.config)))
-        if config.id != self.id:
-            raise TrialError(
-                f"the trial must be {self.id}, as it was planned, but came out as {config.id}: a "
-                "configuration file, data or a plugin changed while the study ran. Run the command again"
-            )
-        return config
-
-
-def ending(job: Job) -> Literal["finished", "pruned"] | None:
-    """Tell how a trial has ended, where it has: what a search gave up is open to a command that is none."""
-    state = status(job.folder)
-    if state == "finished":
-        return "finished"
-    return "pruned" if state == "pruned" and job.pruning is not None else None
 
 
 @dataclass(frozen=True)
@@ -481,78 +437,3 @@ class Cohort:
                 base = run.compared_base(own)
                 model, shown = run.adapted.model, examples[run.config.id]
                 yield run, predict(own, shown, model, size, run.runtime, base, run.ranks)
-
-
-@dataclass(frozen=True)
-class StageProgress:
-    """Follows a cohort's stage: logs, evaluates, saves, gives trials up."""
-
-    cohort: Cohort
-    runs: Mapping[int, TrialRun]
-
-    def log(self, member: Member, values: Mapping[str, float]) -> None:
-        """Write an entry of the trial's training log."""
-        self.runs[id(member)].log(member, values)
-
-    def lost(self, member: Member, error: NonFiniteLoss) -> None:
-        """Give the trial up; the others go on."""
-        self.cohort.fail(self.runs[id(member)], error)
-
-    def reached(self, members: Sequence[Member], optimizer: torch.optim.Optimizer) -> None:
-        """Evaluate and save where it is time; where the study is asked to stop, save and stop."""
-        self._evaluate(
-            [member for member in members if _due(member, self._run(member).config.evaluation.every)]
-        )
-        for member in members:
-            if member.active and member.early_stopping.due(member.step, member.context.steps):
-                self._stop_early(member)
-        stopping = self.cohort.control.asked_to_stop()
-        for member in (each for each in members if each.active):
-            if stopping or _due(member, member.trainer.checkpoint_every_n_steps):
-                self._save(member, optimizer)
-        if stopping:
-            raise Interrupted("asked to stop; every trial is saved where it was")
-
-    def _run(self, member: Member) -> TrialRun:
-        return self.runs[id(member)]
-
-    def _evaluate(self, members: Sequence[Member]) -> None:
-        if not members:
-            return
-        steps = {self._run(member).config.id: member.step for member in members}
-        for member in members:
-            member.make_whole()
-        with torch.random.fork_rng():  # looking must not change what is trained next
-            runs = [self._run(member) for member in members]
-            self.cohort.evaluate(runs, members[0].context.stage.index, steps)
-            self.cohort.prune_hopeless([run for run in runs if run.config.id in self.cohort.runs])
-        for member in members:
-            # Evaluation may end a trial, and so may a search.
-            member.active = self._run(member).config.id in self.cohort.runs
-            member.trained.train()
-
-    def _stop_early(self, member: Member) -> None:
-        member.make_whole()
-        with self._attributed(member), torch.random.fork_rng():
-            member.active = not self._run(member).stops_early(member)
-
-    def _save(self, member: Member, optimizer: torch.optim.Optimizer) -> None:
-        self.cohort.charge()
-        member.make_whole()
-        with self._attributed(member):
-            self._run(member).save(member, optimizer)
-            self.cohort.control.ranks.meet()  # the first may write for long, and the next step would not wait
-
-    @contextlib.contextmanager
-    def _attributed(self, member: Member) -> Iterator[None]:
-        """Give the trial up where one of its losses turns out not to be finite."""
-        try:
-            yield
-        except NonFiniteLoss as error:
-            member.active = False
-            self.lost(member, error)
-
-
-def _due(member: Member, every: int) -> bool:
-    """Tell whether it is time, every so many steps but not at the stage's end; 0 is never."""
-    return every > 0 and member.step % every == 0 and member.step < member.context.steps

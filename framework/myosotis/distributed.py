@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from myosotis.cohort import OUT_OF_MEMORY, RAISED, Control, Job, run_cohort
+from myosotis.cohort import OUT_OF_MEMORY, RAISED, Control, run_cohort
 from myosotis.errors import Interrupted, in_one_line
 from myosotis.events import Event
+from myosotis.job import Job
 from myosotis.ledger import write_text
 from myosotis.logs import trial_logs
 from myosotis.ranks import Ranks

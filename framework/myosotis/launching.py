@@ -16,10 +16,11 @@ from myosotis.ahead import PRELOADED, WANDB_PRELOADED
 from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
 from myosotis.backend import Backend, Surroundings
 from myosotis.batches import stage_batches
-from myosotis.cohort import Job, free_cached_memory
+from myosotis.cohort import free_cached_memory
 from myosotis.curriculum import Part, tempered
 from myosotis.errors import Interrupted
 from myosotis.grouping import Cohort, divided, sets, shape
+from myosotis.job import Job
 from myosotis.ledger import read_json, write_json
 from myosotis.local import (
     Preparation,

@@ -19,10 +19,11 @@ import torch
 
 from myosotis import nodes
 from myosotis.ahead import PRELOADED
-from myosotis.cohort import OUT_OF_MEMORY, Control, Job, ending, run_cohort
+from myosotis.cohort import OUT_OF_MEMORY, Control, run_cohort
 from myosotis.distributed import QUIET, Failure, Part, run_together, take_part
 from myosotis.errors import Interrupted
 from myosotis.events import Event
+from myosotis.job import Job, ending
 from myosotis.ledger import write_text
 from myosotis.locks import TrialLock
 from myosotis.logs import trial_logs

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from myosotis.cohort import Control, Job, run_cohort
+from myosotis.cohort import Control, run_cohort
 from myosotis.distributed import join
 from myosotis.errors import TrialError, in_one_line
 from myosotis.events import Event
+from myosotis.job import Job
 from myosotis.logs import trial_logs
 from myosotis.plugins import load_registry
 from myosotis.ranks import Ranks

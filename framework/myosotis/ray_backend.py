@@ -13,9 +13,10 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from myosotis.backend import Backend, Surroundings, timed, work
-from myosotis.cohort import OUT_OF_MEMORY, Job
+from myosotis.cohort import OUT_OF_MEMORY
 from myosotis.errors import ConfigurationError, in_one_line
 from myosotis.events import Event
+from myosotis.job import Job
 from myosotis.local import Queue, Stopping, Unit
 from myosotis.measure import Cost
 from myosotis.options import Options

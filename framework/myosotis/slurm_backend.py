@@ -15,9 +15,9 @@ from submitit.core.utils import FailedSubmissionError, UncompletedJobError
 
 from myosotis import slurm
 from myosotis.backend import Backend, Surroundings
-from myosotis.cohort import Job, ending
 from myosotis.errors import ConfigurationError
 from myosotis.events import Event
+from myosotis.job import Job, ending
 from myosotis.local import Queue, Unit
 from myosotis.locks import StudyLock
 from myosotis.measure import Cost

@@ -22,7 +22,7 @@ from myosotis.told import Ended, Teller
 
 if TYPE_CHECKING:
     from myosotis.backend import Surroundings
-    from myosotis.cohort import Job
+    from myosotis.job import Job
     from myosotis.local import Unit
 
 FRUITLESS = 3

@@ -49,7 +49,7 @@ from myosotis.resolve import Resolver, TrialConfig
 from myosotis.storage import check_writable
 
 if TYPE_CHECKING:
-    from myosotis.cohort import Job
+    from myosotis.job import Job
     from myosotis.launching import Launch
     from myosotis.planning import StudyPlan
     from myosotis.pruning import Pruning
@@ -473,7 +473,7 @@ def _name(entry: TrialEntry) -> str:
 
 
 def _job(planned: PlannedTrial, folder: Path, pruning: Pruning | None = None) -> Job:
-    from myosotis.cohort import Job
+    from myosotis.job import Job
 
     own = run_folder(folder, planned.entry)
     config = _whole_config(planned.config)

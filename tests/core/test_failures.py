@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from myosotis.cohort import Job
 from myosotis.course import Course, TrialCourse
 from myosotis.errors import TrialsFailed
+from myosotis.job import Job
 from myosotis.ledger import read_study
 from myosotis.local import Queue, Stopping, Unit
 from myosotis.progress import PlainLines

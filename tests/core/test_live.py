@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from myosotis.cohort import Control, Job, run_cohort
+from myosotis.cohort import Control, run_cohort
 from myosotis.course import Course, TrialCourse
 from myosotis.events import Event
+from myosotis.job import Job
 from myosotis.ledger import read_json, read_scores, read_study
 from myosotis.live import LiveView, progress_of
 from myosotis.live_text import frame

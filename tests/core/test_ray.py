@@ -15,8 +15,8 @@ import pytest
 
 from myosotis import load_study
 from myosotis.backend import Surroundings
-from myosotis.cohort import Job
 from myosotis.errors import ConfigurationError
+from myosotis.job import Job
 from myosotis.ledger import StudyRecord, read_json
 from myosotis.measure import Cost
 from tests.core.commands import SLOW, python, run_at, search_path, toy

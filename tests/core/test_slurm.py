@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 
 from myosotis import load_study, slurm
-from myosotis.cohort import Job
 from myosotis.course import Course, TrialCourse
 from myosotis.doctor import diagnoses
 from myosotis.errors import Interrupted
 from myosotis.events import Event
+from myosotis.job import Job
 from myosotis.ledger import StudyRecord, read_json
 from myosotis.local import Queue, Stopping, Unit
 from myosotis.locks import TrialLock
