@@ -20,7 +20,7 @@ import pytest
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
 """Debian's packages that have the programs."""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
-SECONDS = 30.0
+SECONDS = 120.0
 """How long daemons may take to come up or to end."""
 
 CONFIGURATION = """\
@@ -200,7 +200,7 @@ def _stop(pid_files: Sequence[Path]) -> None:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        end = time.monotonic() + SECONDS / 3
+        end = time.monotonic() + SECONDS / 4
         while pids and time.monotonic() < end:
             pids = [pid for pid in pids if psutil.pid_exists(pid)]
             time.sleep(0.05)

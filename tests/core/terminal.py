@@ -52,14 +52,14 @@ def type_in_terminal(
         typed: keys, and what must then come to be seen before the next are typed.
 
     Raises:
-        AssertionError: something did not come within half a minute.
+        AssertionError: something did not come within two minutes.
     """
     process, here = _start(command, folder, variables)
     output = ""
     try:
         for keys, awaited in typed:
             os.write(here, keys.encode())
-            seen, end = "", time.monotonic() + 30
+            seen, end = "", time.monotonic() + 120
             while awaited not in seen:
                 ready, _, _ = select.select([here], [], [], max(0, end - time.monotonic()))
                 assert ready, f"{keys!r} must show {awaited!r}, but shows {seen!r}"

@@ -293,10 +293,10 @@ def test_killed_command_goes_on_to_the_same_bits(tmp_path: Path, workers: int) -
     whole = run(tmp_path, *harm, "studies=whole", cohort=2)
     (tmp_path / "once").unlink()
     process = started(tmp_path, *harm, cohort=2, workers=workers)
-    _, printed = process.communicate(timeout=120)
+    _, printed = process.communicate(timeout=300)
     if workers == 1:
         assert process.returncode == -9
-        _, printed = started(tmp_path, *harm, cohort=2).communicate(timeout=120)
+        _, printed = started(tmp_path, *harm, cohort=2).communicate(timeout=300)
     else:
         assert process.returncode == 0, printed
         assert "was ended by SIGKILL" in printed
@@ -320,7 +320,7 @@ def test_terminated_command_saves_and_goes_on_to_the_same_bits(tmp_path: Path, w
             break
     time.sleep(1)
     process.terminate()
-    _, printed = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=300)
     assert process.returncode == 130, printed
     assert "every trial is saved where it was, and the same command goes on from there" in printed
     stopped = list((tmp_path / "studies" / "cohort").glob("*/checkpoints/*.pt"))
@@ -370,7 +370,7 @@ def test_torn_checkpoint_is_known_and_the_one_before_it_is_used(
 @pytest.mark.slow
 def test_two_commands_share_a_study(alone: StudyRecord, tmp_path: Path) -> None:
     processes = [started(tmp_path, cohort=2) for _ in range(2)]
-    printed = [process.communicate(timeout=180)[1] for process in processes]
+    printed = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     text = "\n".join(printed)
     begun = [line for line in text.splitlines() if ": begins," in line]

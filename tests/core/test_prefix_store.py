@@ -103,7 +103,7 @@ def test_an_entry_whose_bytes_are_lost_is_kept_again(tmp_path: Path) -> None:
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     both = [writer(tmp_path, 0, 60), writer(tmp_path, 30, 90)]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     store = PrefixStore(tmp_path, LIMIT)
     assert all(holds(store, *range(90)))
     assert len(store) == 90

