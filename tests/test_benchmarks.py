@@ -183,6 +183,7 @@ def test_what_does_not_fit_into_the_time_is_left_out(gpu: ModuleType, tmp_path: 
 # Whole runs
 
 
+@pytest.mark.slow
 def test_cohorts_are_measured(gpu: ModuleType, tmp_path: Path) -> None:
     arguments = "--device cpu --shapes tiny --batches 1x16 --cohorts 1 2 --rounds 2 --seconds 0.05 --profile"
     printed = run("gpu_cohort", tmp_path, *arguments.split(), "--peak-tflops", "0.5")
@@ -230,6 +231,7 @@ def test_ranks_are_compared(compare: Callable[..., str]) -> None:
     assert printed.count(f"trained, {base:,} not") == 4
 
 
+@pytest.mark.slow
 def test_frozen_blocks_are_compared(compare: Callable[..., str]) -> None:
     printed = compare("freeze", "--blocks", "2", "--lines", "20", "--epochs", "2")
     ours, theirs = [line.split(": ")[1] for line in printed.splitlines() if "parameters trained" in line]
@@ -263,6 +265,7 @@ def test_different_work_is_refused(tmp_path: Path) -> None:
         module.check_same([module.Trial(1, 2, 3, 4)], [module.Trial(2, 2, 3, 4)])
 
 
+@pytest.mark.slow
 def test_memory_is_measured(tmp_path: Path) -> None:
     arguments = "--width 64 --layers 1 --vocabulary 300 --steps 1 --rounds 1 --trials 2 --length 16"
     printed = run("memory", tmp_path, *arguments.split())

@@ -60,6 +60,7 @@ def run(folder: Path, installed: Path, command: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_guide_is_followed_from_new_to_results(followed: tuple[Path, dict[str, str]]) -> None:
     _, printed = followed
     assert [line.split(" ")[:3] for line in printed][-3:] == [

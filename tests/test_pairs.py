@@ -94,6 +94,7 @@ def test_without_spread() -> None:
     assert math.isnan(paired_p([0.5, NAN, 0.4]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arms", [2, 4])
 def test_arms_that_are_the_same_are_seldom_called_different(arms: int) -> None:
     """Of simulated studies at most 5 % find any pair of the same arm different, but for chance."""

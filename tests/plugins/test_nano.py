@@ -29,6 +29,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_nano_beats_the_five_gram(capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
