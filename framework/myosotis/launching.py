@@ -31,6 +31,7 @@ from myosotis.local import (
     run_in_workers,
     wait_for_others,
 )
+from myosotis.locks import StudyLock
 from myosotis.measure import Cost, measure_training
 from myosotis.options import Options
 from myosotis.progress import Progress
@@ -238,13 +239,14 @@ class Launch:
 
     def _record(self, cohorts: Sequence[Cohort], workers: int) -> None:
         """Keep whole cohorts on record: those of which some trials have ended, too."""
-        old = self._recorded()["cohorts"]
-        listed = {trial for each in old for trial in each["trials"]}
-        new = [asdict(each) for each in cohorts if not listed.intersection(each.trials)]
-        write_json(
-            self.folder / "cohorts.json",
-            {"request": self._request, "workers": workers, "cohorts": [*old, *new]},
-        )
+        with StudyLock(self.folder):  # another command may record its own meanwhile
+            old = self._recorded()["cohorts"]
+            listed = {trial for each in old for trial in each["trials"]}
+            new = [asdict(each) for each in cohorts if not listed.intersection(each.trials)]
+            write_json(
+                self.folder / "cohorts.json",
+                {"request": self._request, "workers": workers, "cohorts": [*old, *new]},
+            )
 
     def _arranged(self, configs: Sequence[TrialConfig]) -> tuple[Arrangement, list[Cohort]]:
         groups = sets(configs, self.stackable)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from myosotis import study_check
+from myosotis import launching, study_check
 from myosotis.checkpoint import START
 from myosotis.course import Course
 from myosotis.errors import MyosotisError
+from myosotis.grouping import Cohort
 from myosotis.launching import Launch
 from myosotis.options import Options
 from myosotis.plugins import load_registry
@@ -124,3 +127,23 @@ def test_with_gpus_this_process_checks_the_trials(
     with pytest.raises(MyosotisError, match="leaves 0 of 82 parameters"):
         run_at(tmp_path, *sweep(2, "method=[still]", "method.still.layers=[0,3]"))
     assert [isinstance(each, ForkServer) for each in order] == [True, False]
+
+
+def test_commands_that_record_their_cohorts_at_once_lose_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = launching.read_json
+    monkeypatch.setattr(launching, "read_json", lambda path: (read(path), time.sleep(0.1))[0])
+
+    def record(trial: str) -> None:
+        launch = Launch(
+            *(tmp_path, [], [], {}, Resolver(load_registry()), Workspace(tmp_path, load_registry())),
+            *(PlainLines(Course({})), Options(cohort=1, workers=1)),
+        )
+        launch._record([Cohort((trial,), 1)], 1)
+
+    trials = [f"trial{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(trials)) as pool:
+        list(pool.map(record, trials))
+    found = [each["trials"] for each in read(tmp_path / "cohorts.json")["cohorts"]]
+    assert sorted(found) == [[trial] for trial in trials]
