@@ -39,7 +39,7 @@ class MyosotisLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; one that fails does not end the others."""
-        from myosotis.study import TrialTask
+        from myosotis.trial_task import TrialTask
 
         assert isinstance(self.task_function, TrialTask), "this launcher runs studies of myosotis only"
         return self.task_function.launch(job_overrides, self.options)

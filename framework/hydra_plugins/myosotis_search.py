@@ -52,7 +52,7 @@ class MyosotisSearch(MyosotisSweeper):
         """Run the search that the arguments describe."""
         from myosotis.search import search
         from myosotis.search_options import SearchOptions
-        from myosotis.study import TrialTask
+        from myosotis.trial_task import TrialTask
 
         assert self.launcher is not None
         assert self.hydra_context is not None

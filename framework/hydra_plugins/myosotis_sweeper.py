@@ -36,7 +36,8 @@ class MyosotisSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study that the arguments describe."""
-        from myosotis.study import TrialTask, sweep
+        from myosotis.study import sweep
+        from myosotis.trial_task import TrialTask
 
         assert self.launcher is not None
         assert self.hydra_context is not None

@@ -16,7 +16,7 @@ from myosotis.standing import Standing, standing
 from myosotis.storage import size
 
 if TYPE_CHECKING:
-    from myosotis.study import PlannedTrial
+    from myosotis.layout import PlannedTrial
 
 
 @dataclass(frozen=True)

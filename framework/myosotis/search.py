@@ -16,6 +16,7 @@ from myosotis.backends import start_backend
 from myosotis.config import Composer, plain
 from myosotis.data_record import FILE, keep
 from myosotis.errors import ConfigurationError, DataError, ModelError, TrialError, in_one_line
+from myosotis.layout import Layout, PlannedTrial, plan, run_folder, study_folder
 from myosotis.ledger import StudyRecord, status
 from myosotis.points import Point
 from myosotis.pruning import Pruning
@@ -25,17 +26,8 @@ from myosotis.search_objective import SearchObjective
 from myosotis.search_options import SearchOptions
 from myosotis.search_space import Space
 from myosotis.storage import check_writable
-from myosotis.study import (
-    Layout,
-    PlannedTrial,
-    TrialTask,
-    finish,
-    folder_of_studies,
-    launched,
-    plan,
-    run_folder,
-    study_folder,
-)
+from myosotis.study import finish, folder_of_studies, launched
+from myosotis.trial_task import TrialTask
 
 WAIT_SECONDS = 1.0
 """How often to look whether another command has ended a suggestion."""
@@ -78,7 +70,7 @@ def search(
         raise ConfigurationError("force=true has nothing to begin anew in a search; give another study=NAME")
     compose = Composer(loader)
     space = Space(compose, task.config_name, params, arguments)
-    folder = study_folder(compose, arguments, master, task)
+    folder = study_folder(compose, arguments, master, task.workspace.studies)
     corners = [
         plan(compose, task.config_name, points, folder, task.resolver, force=False)
         for points in space.corners()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +14,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from myosotis.config import Composer, composer, explained, is_name, plain
-from myosotis.course import Course, State, TrialCourse
+from myosotis.config import Composer, composer, explained, plain
 from myosotis.data_record import FILE, DataRecord, keep
 from myosotis.errors import (
     ConfigurationError,
@@ -28,41 +25,25 @@ from myosotis.errors import (
     TrialsFailed,
     in_one_line,
 )
+from myosotis.layout import Layout, overrides_of, plan, run_folder, study_folder
 from myosotis.ledger import (
     PREFIX_FOLDER,
     StudyRecord,
-    TrialEntry,
     find_study,
-    list_attempts,
-    place,
     read_study,
     status,
     write_study,
 )
-from myosotis.live import progress_of
 from myosotis.locks import StudyLock
 from myosotis.options import Options
 from myosotis.plugins import Registry, load_registry
-from myosotis.points import Point, default_name, expand, whole
-from myosotis.progress import PlainLines, Progress
-from myosotis.resolve import Resolver, TrialConfig
+from myosotis.points import expand, whole
 from myosotis.storage import check_writable
+from myosotis.trial_task import TrialTask, whole_config
 
 if TYPE_CHECKING:
-    from myosotis.job import Job
-    from myosotis.launching import Launch
     from myosotis.planning import StudyPlan
-    from myosotis.pruning import Pruning
     from myosotis.workers import ForkServer
-
-
-@dataclass(frozen=True)
-class PlannedTrial:
-    """A trial with its configuration, its id and its place on disk."""
-
-    entry: TrialEntry
-    config: TrialConfig
-    overrides: tuple[str, ...]
 
 
 def run(
@@ -133,7 +114,7 @@ def plan_study(
             return make_plan(
                 layout.folder,
                 layout.planned,
-                lambda each: provenance.settings(each.entry.arm, each.overrides, _whole_config(each.config)),
+                lambda each: provenance.settings(each.entry.arm, each.overrides, whole_config(each.config)),
                 launch,
                 time.perf_counter() - begun,
                 price_per_hour,
@@ -223,43 +204,8 @@ def launched(
     with folder_of_studies(), StudyLock(layout.folder):
         write_study(layout.folder, arguments, [each.entry for each in layout.planned])
         keep(layout.folder / FILE, records)
-    jobs = [_overrides(each, layout.folder.name) for each in layout.left]
+    jobs = [overrides_of(each, layout.folder.name) for each in layout.left]
     return launcher.launch(jobs, initial_job_idx=0) if jobs else []
-
-
-@contextlib.contextmanager
-def folder_of_studies() -> Iterator[None]:
-    """Say of what cannot be written that it is the folder of studies."""
-    try:
-        yield
-    except (OSError, StorageError) as error:
-        raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A study before it runs: its folder, all its trials, and those that are left."""
-
-    folder: Path
-    planned: Sequence[PlannedTrial]
-    left: Sequence[PlannedTrial]
-
-    def trials(self) -> dict[str, TrialCourse]:
-        """Give the course of each trial, at its beginning."""
-        left = {each.entry.id for each in self.left}
-
-        def state(each: PlannedTrial) -> State:
-            if each.entry.id in left:
-                return "waiting"
-            own = run_folder(self.folder, each.entry)
-            if status(own) == "pruned":
-                return "pruned"
-            return "finished" if own.parent == self.folder.resolve() else "reused"
-
-        return {
-            each.entry.id: TrialCourse(_name(each.entry), state(each), len(each.config.stages))
-            for each in self.planned
-        }
 
 
 def lay_out(
@@ -272,221 +218,19 @@ def lay_out(
     """
     compose = Composer(loader)
     points = expand(compose, task.config_name, arguments, plain(master.arms) or {}, params)
-    folder = study_folder(compose, arguments, master, task)
+    folder = study_folder(compose, arguments, master, task.workspace.studies)
     planned = plan(compose, task.config_name, points, folder, task.resolver, bool(master.force))
     left = [each for each in planned if status(run_folder(folder, each.entry)) != "finished"]
     return Layout(folder, planned, left)
 
 
-def study_folder(compose: Composer, arguments: Sequence[str], master: DictConfig, task: TrialTask) -> Path:
-    """Give the folder of the study that a command means.
-
-    Raises:
-        ConfigurationError: its name can be no folder's.
-    """
-    name = master.study or default_name(compose, arguments)
-    if not is_name(name):
-        raise ConfigurationError(
-            f"study must be a name of letters, digits, '.', '_' and '-', but got {name!r}"
-        )
-    return task.workspace.studies / name
-
-
-def _overrides(planned: PlannedTrial, study: str) -> list[str]:
-    arm = planned.entry.arm.replace("\\", "\\\\").replace("'", "\\'")
-    return [*planned.overrides, f"study={study}", f"arm='{arm}'"]
-
-
-def plan(
-    compose: Composer,
-    config_name: str,
-    points: Sequence[Point],
-    folder: Path,
-    resolver: Resolver,
-    force: bool,
-) -> list[PlannedTrial]:
-    """Compose and check every point's configuration, and give each trial its id and place.
-
-    Trials that come out the same are one.
-    """
-    planned: dict[str, PlannedTrial] = {}
-    attempts = list_attempts(folder.parent)
-    for point in points:
-        config = compose.compose(config_name, point.overrides)
-        trial = resolver.resolve(config)
-        if trial.id in planned:
-            continue
-        entry = TrialEntry(
-            id=trial.id,
-            folder=place(folder.parent, folder.name, trial.id, force, attempts),
-            arm=point.arm or " + ".join(trial.methods) or "base",
-            swept=point.swept,
-            seed=trial.seed,
-            order=trial.order,
-        )
-        planned[trial.id] = PlannedTrial(entry, trial, tuple(point.lines))
-    return list(planned.values())
-
-
-# Running them
-
-
-class TrialTask:
-    """Hydra's task function: runs the trial of one composed configuration, or a study's trials together."""
-
-    def __init__(
-        self, registry: Registry, studies: Path, config_name: str, server: ForkServer | None = None
-    ) -> None:
-        from myosotis.workspace import Workspace
-
-        self.config_name = config_name
-        self.server = server
-        self.workspace = Workspace(studies, registry)
-        self.resolver = Resolver(registry)
-        self.study = ""
-        self.left: Sequence[PlannedTrial] = ()
-        self.stackable: dict[str, bool] = {}
-        self.pruning: Mapping[str, Pruning] = {}
-        self.progress: Progress = PlainLines(Course({}))
-        self._warm: Launch | None = None
-
-    def begin(self, layout: Layout, unknown: int = 0) -> None:
-        """Take what is about to run, and show it.
-
-        Args:
-            layout: the study's trials.
-            unknown: how many more will come that nobody knows yet.
-        """
-        self.take(layout)
-        self.progress = progress_of(Course(layout.trials(), layout.folder.name, unknown))
-
-    def take(self, layout: Layout) -> None:
-        """Take what is about to run, where the study is shown already."""
-        self.study, self.left = layout.folder.name, layout.left
-
-    @contextlib.contextmanager
-    def warm(self, options: Options | None) -> Iterator[None]:
-        """Start what takes long to be ready before the trials are checked; what launches them uses it."""
-        if self.left and options is not None:
-            self._warm = self.prepared(self.left, options)
-        try:
-            yield
-        finally:
-            if self._warm is not None:
-                self._warm.close()
-                self._warm = None
-
-    def check(self, looks_at_data: bool) -> Mapping[str, DataRecord]:
-        """Find what would stop the trials that are left, before anything trains; say what is wrong with the data.
-
-        Raises:
-            ConfigurationError: says what would stop which trial.
-            DataError: nothing should be trained on its data.
-        """
-        from myosotis.report import warm_up
-
-        asked = [" ".join(each.overrides) for each in self.left]
-        found = self._warm.check(asked, looks_at_data, meanwhile=warm_up) if self._warm is not None else None
-        if found is None:
-            from myosotis.study_check import check_study
-
-            trials = list(zip(asked, [each.config for each in self.left], strict=True))
-            found = check_study(trials, self.workspace, looks_at_data)
-        self.stackable.update(found.stackable)
-        for note in found.notes():
-            self.progress.note(note)
-        return found.data
-
-    def __call__(self, config: DictConfig) -> None:
-        """Run one trial in the place that its study gave it: what any of Hydra's launchers calls."""
-        trial = self.resolver.resolve(config)
-        planned = next((each for each in self.left if each.entry.id == trial.id), None)
-        if planned is None:
-            raise TrialError(
-                f"the trial must be one that study {self.study} lists, but its id came out as {trial.id}: a "
-                "configuration file or data changed while the study ran. Run the command again"
-            )
-        failed = self._run(self.prepared([planned], Options(cohort=1, workers=1)))
-        if failed:
-            raise TrialError(failed[trial.id])
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], options: Options) -> list[JobReturn]:
-        """Run the study's trials on this machine; what became of each stands in its return.
-
-        Raises:
-            Interrupted: asked to stop; everything is saved.
-        """
-        failed = self._run(self._warm or self.prepared(self.left, options))
-        folder = self.workspace.studies / self.study
-        returns = []
-        for planned, overrides in zip(self.left, job_overrides, strict=True):
-            job = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
-            if not self._has_ended(planned, folder):
-                if options.detach and planned.entry.id not in failed:
-                    returns.append(JobReturn(overrides=list(overrides)))  # it is the cluster's now
-                    continue
-                job.status = JobStatus.FAILED
-                job.return_value = TrialError(
-                    failed.get(planned.entry.id, f"{_name(planned.entry)}: not run")
-                )
-            returns.append(job)
-        return returns
-
-    def _has_ended(self, planned: PlannedTrial, folder: Path) -> bool:
-        state = status(run_folder(folder, planned.entry))
-        return state == "finished" or (state == "pruned" and planned.entry.id in self.pruning)
-
-    def prepared(self, planned: Sequence[PlannedTrial], options: Options) -> Launch:
-        """Give what would run trials."""
-        from myosotis.backends import start_backend
-        from myosotis.launching import Launch
-
-        folder = self.workspace.studies / self.study
-        return Launch(
-            folder,
-            [_job(each, folder, self.pruning.get(each.entry.id)) for each in planned],
-            [each.config for each in planned],
-            self.stackable,
-            self.resolver,
-            self.workspace,
-            self.progress,
-            options,
-            start_backend(options) if planned else None,
-            ahead=self._server_ahead(),
-        )
-
-    def _server_ahead(self) -> ForkServer | None:
-        """Give the process that was started ahead, once: what uses it ends it."""
-        server, self.server = self.server, None
-        return server
-
-    def _run(self, launch: Launch) -> dict[str, str]:
-        names = {job.id: job for job in launch.jobs}
-        return {
-            trial: f"{names[trial].name}: {error}\n    " + os.path.relpath(names[trial].folder / "error.txt")
-            for trial, error in launch.run().items()
-        }
-
-
-def _name(entry: TrialEntry) -> str:
-    return f"{entry.configuration} seed={entry.seed}"
-
-
-def _job(planned: PlannedTrial, folder: Path, pruning: Pruning | None = None) -> Job:
-    from myosotis.job import Job
-
-    own = run_folder(folder, planned.entry)
-    config = _whole_config(planned.config)
-    return Job(planned.entry.id, _name(planned.entry), own, folder.name, config, pruning)
-
-
-def _whole_config(config: TrialConfig) -> dict[str, Any]:
-    return {**config.resolved, "logger": OmegaConf.to_container(config.logger)}
-
-
-def run_folder(study: Path, entry: TrialEntry) -> Path:
-    """Give a trial's run folder, where its study's folder need not be there yet."""
-    return Path(os.path.normpath(study.resolve() / entry.folder))
+@contextlib.contextmanager
+def folder_of_studies() -> Iterator[None]:
+    """Say of what cannot be written that it is the folder of studies."""
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        raise ConfigurationError(f"studies must be a folder that can be written to: {error}") from error
 
 
 def finish(folder: Path, registry: Registry, returns: Sequence[JobReturn], ran: bool) -> StudyRecord:

@@ -12,13 +12,14 @@ from myosotis.arrangement import START_SECONDS, Arrangement, Measured, Memory, c
 from myosotis.course import Course
 from myosotis.grouping import divided, shape
 from myosotis.launching import Launch
+from myosotis.layout import PlannedTrial
 from myosotis.ledger import TrialEntry
 from myosotis.measure import Cost
 from myosotis.options import Options
 from myosotis.plugins import load_registry
 from myosotis.progress import PlainLines
 from myosotis.resolve import Resolver
-from myosotis.study import PlannedTrial, _job
+from myosotis.trial_task import job_of
 from myosotis.workspace import Workspace
 from tests.core.commands import resolved
 
@@ -76,7 +77,7 @@ def launch(folder: Path, memory: Memory, **settings: Any) -> Launch:
     ]
     return Launch(
         folder / "study",
-        [_job(each, folder / "study") for each in planned],
+        [job_of(each, folder / "study") for each in planned],
         configs,
         dict.fromkeys((each.id for each in configs), False),
         Resolver(registry),

@@ -23,7 +23,7 @@ from myosotis.live_text import frame
 from myosotis.plugins import load_registry
 from myosotis.progress import PlainLines, Progress
 from myosotis.resolve import Resolver
-from myosotis.study import _whole_config
+from myosotis.trial_task import whole_config
 from myosotis.workspace import Workspace
 from tests.core.commands import SLOW, resolved, toy
 from tests.core.terminal import HIDE_CURSOR, SHOW_CURSOR, run_in_terminal, screen
@@ -206,7 +206,7 @@ def test_nobody_at_the_terminal_ends_no_study(monkeypatch: pytest.MonkeyPatch) -
 def test_the_headline_so_far_is_of_what_is_trained_so_far(tmp_path: Path) -> None:
     [config] = resolved("seed=3")
     events: list[Event] = []
-    job = Job(config.id, "a", tmp_path / "s" / config.id, "s", _whole_config(config))
+    job = Job(config.id, "a", tmp_path / "s" / config.id, "s", whole_config(config))
     registry = load_registry()
     run_cohort([job], Resolver(registry), Workspace(tmp_path, registry), Control(events.append))
     after = [event.values for event in events if event.kind == "scored" and event.values]

@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
     call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("myosotis.study.TrialTask.check", None)  # nothing is looked at
+    monkeypatch.setattr("myosotis.trial_task.TrialTask.check", None)  # nothing is looked at
     for place, told in (("/proc/nowhere", "a folder that can be made"), ("file/studies", "give a folder")):
         (tmp_path / "file").touch()
         code, _, err = call("run", *SETTING, f"studies={place}")
