@@ -414,7 +414,7 @@ class Cohort:
             step = steps.get(run.config.id, 0)
             context = replace(run.context, stage=run.config.stages[stage - 1], step=step)
             with self._attributed(run):
-                examples[run.config.id] = run.evaluation_examples(run.config.tasks[task], context)
+                examples[run.config.id] = run.data.evaluated(run.config.tasks[task], context)
         return examples
 
     def _predicted(

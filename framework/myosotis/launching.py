@@ -311,7 +311,7 @@ class Launch:
 
         A row is taken for an example, and an example for one token.
         """
-        from myosotis.trial import DEFAULT_STEPS
+        from myosotis.trial_data import DEFAULT_STEPS
 
         trainer, batches = config.trainer, 0
         for stage in (stage for stage in config.stages if stage.shares):

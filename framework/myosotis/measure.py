@@ -217,7 +217,7 @@ def _evaluation_seconds(run: TrialRun, task: Task) -> float:
     if run.adapted.model.text_only:
         return 0.0
     since = time.perf_counter()
-    examples = run.evaluation_examples(task, run.context)
+    examples = run.data.evaluated(task, run.context)
     return time.perf_counter() - since + _predicting(run, task, examples)
 
 

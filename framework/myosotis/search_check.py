@@ -10,7 +10,7 @@ from myosotis.resolve import TrialConfig
 from myosotis.search_objective import SearchObjective
 from myosotis.search_options import SearchOptions
 from myosotis.search_space import Space
-from myosotis.trial import DEFAULT_STEPS
+from myosotis.trial_data import DEFAULT_STEPS
 
 
 def check_search(

@@ -19,25 +19,17 @@ from torch import nn
 from myosotis.adaptation import Adapted, adapt, frozen_names
 from myosotis.batches import (
     BatchLoader,
-    EncodedPart,
     MixedBatch,
     make_batch,
     mean_loss,
-    sampled,
-    stage_batches,
 )
 from myosotis.checkpoint import END, START, Checkpoint, CheckpointFolder, Costs, Position, Training, changing
-from myosotis.curriculum import MixtureSampler, tempered
 from myosotis.errors import StorageError
 from myosotis.evaluation import Runtime, choose_runtime, evaluating
 from myosotis.events import Event
 from myosotis.interfaces import (
-    Component,
     Context,
-    Example,
-    Mixture,
     Model,
-    Rows,
     Stage,
     Task,
     TrainingRow,
@@ -54,10 +46,8 @@ from myosotis.seeds import derive_seed, random_state, seed_everything
 from myosotis.stacking import Branch
 from myosotis.storage import stored
 from myosotis.tracking import Tracker, open_logger
-from myosotis.workspace import Workspace, chosen, encode
-
-DEFAULT_STEPS = 60
-"""Optimizer steps a stage where the configuration gives no length."""
+from myosotis.trial_data import TrialData
+from myosotis.workspace import Workspace
 
 
 def start_context(config: TrialConfig, model: Model, frozen: frozenset[str], outline: bool) -> Context:
@@ -118,6 +108,7 @@ class TrialRun:
         self.study = study
         self.name = name
         self.workspace = workspace
+        self.data = TrialData(config, workspace)
         self.tell = tell
         self.ranks = ranks
         self.pruning = pruning
@@ -248,8 +239,11 @@ class TrialRun:
     def begin_stage(self, stage: Stage) -> Member:
         """Lay out a stage's data, let the methods begin it, and go to where it was left."""
         seed_everything(derive_seed(self.config.seed, "stage", stage.index))
-        stage = self._tempered(stage)
-        loader = self._loader(stage)
+        stage = self.data.tempered(stage, self.adapted.model)
+        # One that is only measured has its part, too.
+        ranks = Ranks(self.ranks.rank, self.config.trainer.processes)
+        together = self.runtime.divide is not None
+        loader = self.data.loader(stage, replace(self.context, stage=stage), ranks, together)
         accumulated = self.config.trainer.accumulate_grad_batches
         home = self.runtime.home
         context = replace(
@@ -306,59 +300,6 @@ class TrialRun:
         member.early_stopping.go_on(state.training.early_stopping)
         self.random = [state.training.random, *state.training.others][self.ranks.rank]
 
-    def _loader(self, stage: Stage) -> BatchLoader:
-        trainer, context = self.config.trainer, replace(self.context, stage=stage)
-        mixture = self._mixture(stage, context)
-        parts = [self._encoded(component, self.adapted.model) for component in mixture]
-        drawn = sampled(trainer, stage, parts, [component.share for component in mixture])
-        sampler = MixtureSampler(
-            drawn,
-            trainer.rows_a_batch,
-            stage_batches(trainer, stage, drawn, DEFAULT_STEPS),
-            derive_seed(self.config.seed, "order", stage.index),
-            stage.by,
-            (lambda place: parts[place[0]].length(place[1])) if trainer.bucket_by_length else None,
-        )
-        # One that is only measured has its part, too.
-        ranks = Ranks(self.ranks.rank, trainer.processes)
-        together = self.runtime.divide is not None
-        return BatchLoader(
-            parts, sampler, self.adapted.model, trainer.accumulate_grad_batches, ranks, together
-        )
-
-    def _tempered(self, stage: Stage) -> Stage:
-        """Give a stage the shares that depend on its tasks' sizes, as they are before methods shape its data."""
-        if stage.temperature is None:
-            return stage
-        own = [self._encoded(component, self.adapted.model) for component in self._own(stage)]
-        parts = tempered(stage, sampled(self.config.trainer, stage, own, stage.shares.values()))
-        return replace(stage, shares={part.task: part.share for part in parts})
-
-    def _own(self, stage: Stage) -> Mixture:
-        return tuple(
-            Component(task, self._rows(task, "train"), share) for task, share in stage.shares.items()
-        )
-
-    def _mixture(self, stage: Stage, context: Context) -> Mixture:
-        earlier = self.config.stages[: stage.index - 1]
-        seen = {task: self._rows(task, "train") for done in earlier for task in done.tasks}
-        mixture = self._own(stage)
-        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "data", stage.index))
-        for method in self.config.methods.values():
-            mixture = method.training_data(stage, mixture, seen, replace(context, generator=generator))
-        return mixture
-
-    def _rows(self, task: str, split: str) -> Rows:
-        return self.workspace.rows(self.config.tasks[task], self.config.identities[task], split)
-
-    def _encoded(self, component: Component, model: Model) -> EncodedPart:
-        task, identities = self.config.tasks[component.task], self.config.identities
-        if component.rows is not self._rows(task.name, "train"):
-            return EncodedPart(task, encode(task, component.rows, model, "train"))
-        identity = identities[task.name]
-        examples = self.workspace.examples(task, identity, "train", model, identities["model"])
-        return EncodedPart(task, examples, f"{identity}-train")
-
     def log(self, member: Member, values: Mapping[str, float]) -> None:
         """Write an entry of the training log."""
         if not self.ranks.first:
@@ -376,13 +317,8 @@ class TrialRun:
         return sum(losses) / len(losses)
 
     def _held_out_loss_on(self, name: str, module: nn.Module) -> float:
-        split = self.config.trainer.early_stopping.split
-        evaluation = replace(self.config.evaluation, split=split, shots=0)  # as training has none
-        task, identities = self.config.tasks[name], self.config.identities
-        examples = self.workspace.evaluated(
-            task, identities[name], self.adapted.model, identities["model"], evaluation
-        )
-        size = evaluation.batch_size
+        task, size = self.config.tasks[name], self.config.evaluation.batch_size
+        examples = self.data.held_out(task, self.adapted.model)
         losses, counts = [], []
         for start in range(0, len(examples), size):
             rows = [(task, each) for each in examples[start : start + size]]
@@ -487,27 +423,6 @@ class TrialRun:
         )
 
     # Evaluation
-
-    def evaluation_examples(self, task: Task, context: Context) -> Sequence[Example]:
-        """Give what a task is evaluated on, after the methods have made ready for it."""
-        for method in self.config.methods.values():
-            method.before_evaluation(task, context)
-        evaluation, identities = self.config.evaluation, self.config.identities
-        plain = self._rows(task.name, evaluation.split)
-        rows = self._rewritten(task, plain, context)
-        model, identity = self.adapted.model, identities[task.name]
-        if rows is plain:
-            return self.workspace.evaluated(task, identity, model, identities["model"], evaluation)
-        drawn = self.workspace.shots(task, identity, evaluation)
-        rewritten = self._rewritten(task, drawn, context) if drawn else drawn
-        shots = [rewritten[index] for index in range(len(rewritten))]
-        examples = encode(task, rows, model, evaluation.split, shots)
-        return chosen(task.objective, examples, evaluation)
-
-    def _rewritten(self, task: Task, rows: Rows, context: Context) -> Rows:
-        for method in self.config.methods.values():
-            rows = method.evaluation_data(task, rows, context)
-        return rows
 
     def compared_base(self, task: Task) -> nn.Module | None:
         """Give the untouched base where a metric of the task looks at it, else None.

@@ -31,7 +31,7 @@ def _scores(run: TrialRun, context: Context) -> Iterator[Score]:
     """Score the model, as it now is, on every task."""
     evaluation = run.config.evaluation
     for task in run.config.tasks.values():
-        examples = run.evaluation_examples(task, context)
+        examples = run.data.evaluated(task, context)
         size, base = evaluation.batch_size, run.compared_base(task)
         columns = predict(task, examples, run.adapted.model, size, run.runtime, base, run.ranks)
         if run.ranks.first:

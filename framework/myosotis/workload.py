@@ -14,7 +14,8 @@ from myosotis.ledger import content_hash
 from myosotis.measure import STATES
 from myosotis.resolve import TrialConfig
 from myosotis.stacking import Branch
-from myosotis.trial import DEFAULT_STEPS, start_context
+from myosotis.trial import start_context
+from myosotis.trial_data import DEFAULT_STEPS
 from myosotis.workspace import Workspace
 
 
