@@ -3,15 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_OPTIONS ?=
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 READY := $(VENV)/.ready
 
-.PHONY: demo test check install clean
+.PHONY: demo test quick check install clean
 
 demo: install
 	$(BIN)/myosotis run
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# All but what takes long.
+quick: install
+	$(PYTEST) -m 'not slow'
 
 check: install
 	$(BIN)/ruff check .

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
 
 # Before torch is imported. Small models gain nothing from more threads, and lose everything beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that none of those who share the tests is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write out what a test printed that is no text: it goes to another process."""
+    report = yield
+    report.sections = [
+        (title, printed.encode(errors="backslashreplace").decode()) for title, printed in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

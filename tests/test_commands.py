@@ -99,7 +99,11 @@ WITH_PYTHON = ("README.md", "CONTRIBUTING.md")
 SEARCHED = "hydra/sweeper=search"
 SHORT = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "trainer.max_steps=2", "evaluation.every=1")
 """What makes a search one of seconds, and lets it prune."""
-LONG = ("+experiments/method_ablation=", "method.lora.rank=range(1,101)")
+LONG = (
+    "+experiments/digits_validation=",
+    "+experiments/method_ablation=",
+    "method.lora.rank=range(1,101)",
+)
 """What takes long: a trial of every method, or a hundred."""
 WRITTEN = "".join(
     path.read_text(encoding="utf-8")
