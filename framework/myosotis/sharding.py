@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -53,10 +53,14 @@ def divided_to_train(adapted: Adapted, divide: Callable[[nn.Module], nn.Module])
 
 @torch.no_grad()
 def gather(trained: Adapted, adapted: Adapted) -> None:
-    """Give a whole module the values of its divided copy; all processes must call it."""
+    """Give a whole module its divided copy's values, and the first process's buffers; all must call it together."""
     own = dict(adapted.model.module.named_parameters())
     for name, parameter in trained.trainable().items():
         own[name].copy_(whole(parameter))
+    buffers = dict(adapted.model.module.named_buffers())
+    for name, buffer in trained.model.module.named_buffers():
+        distributed.broadcast(buffer, src=0)
+        buffers[name].copy_(buffer)
 
 
 def whole(value: Any) -> Any:

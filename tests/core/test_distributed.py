@@ -238,6 +238,56 @@ def test_divided_weights_train_and_predict_in_parts_alone(
     assert {"True True", "True False"} == set(watched)
 
 
+COUNTING = """
+import os
+
+import torch
+
+from myosotis import hookimpl
+from myosotis.interfaces import Method
+
+MYOSOTIS_API = 1
+
+
+def rank():
+    return int(os.environ["LOCAL_RANK"])
+
+
+def count(module, inputs):
+    if module.training:
+        module.counted += rank() + 1
+
+
+class Counting(Method):
+    def adapt(self, model, context):
+        model.module.register_buffer("counted", torch.zeros(()))
+        model.module.register_forward_pre_hook(count)
+        return model.module
+
+    def end_stage(self, stage, context):
+        with open(os.environ["COUNTED"], "a") as file:
+            print(rank(), float(context.model.module.counted), file=file)
+
+
+@hookimpl
+def myosotis_methods():
+    return {"counting": Counting}
+"""
+"""Keeps what differs from process to process in a buffer, as batch normalisation does."""
+
+
+def test_buffers_of_divided_weights_end_as_the_first_process_has_them(
+    tmp_path: Path, write_plugin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plugin("counting", COUNTING)
+    monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
+    setting = ("method=[plain,counting]", "trainer.strategy=fsdp")
+    run_at(tmp_path, *command(2, *setting), modules=f"{MODULES},counting")
+    counted = sorted((tmp_path / "counted").read_text().splitlines())
+    # Two batches a step, twelve steps a stage.
+    assert counted == ["0 24.0", "0 48.0", "1 24.0", "1 48.0"]
+
+
 # What ends a process
 
 
