@@ -229,6 +229,7 @@ def test_divided_weights_train_and_predict_in_parts_alone(
 ) -> None:
     """The base's row, the steps, the scores within and after a stage, and early stopping."""
     write_plugin("watching", WATCHING)
+    monkeypatch.setattr(toys.PointObjective, "forward", toys.PointObjective.forward)  # put back at the end
     monkeypatch.setenv("WATCHED", str(tmp_path / "watched"))
     stopping = ("trainer.early_stopping.patience=9", "trainer.early_stopping.every_n_steps=4")
     held_out = ("dataset.right.held_out=true", "dataset.up.held_out=true")
