@@ -20,8 +20,8 @@ from myosotis.journal import open_journal
 from myosotis.ledger import read_search
 from myosotis.told import Listener
 from tests.core.commands import run_at, search_path, toy
-from tests.core.test_slurm import PACED, SLURM, Command, asked, until
-from tests.slurm_cluster import Cluster, require, slurm_cluster
+from tests.core.slurm_commands import PACED, SLURM, Command, asked, cluster_for_commands, until
+from tests.slurm_cluster import Cluster
 
 MODULES = "tests.toy,tests.core.hazards"
 SEARCH = (
@@ -112,9 +112,7 @@ ONE_BY_ONE = (*SEARCH[:2], "study=found", "trainer.max_steps=12", "hydra.sweeper
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """Start SLURM once for all that need it."""
-    require()
-    with slurm_cluster() as started, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", started.environment["SLURM_CONF"])
+    with cluster_for_commands() as started:
         yield started
 
 
