@@ -170,7 +170,10 @@ class Workspace:
         runtime: Runtime,
         ranks: Ranks = ALONE,
     ) -> list[Score]:
-        """Give the untouched base's scores on a task, measured once for all studies by those who ask together."""
+        """Give the untouched base's scores on a task, measured once for all studies.
+
+        Of several processes that measure them together, the first is given them.
+        """
         path = self.base_path(identity, model_identity, evaluation, runtime)
 
         def known() -> list[Score] | None:
@@ -191,9 +194,10 @@ class Workspace:
                 logger.warning("%s was damaged; the base's row is measured again", path)
             examples = self.evaluated(task, identity, model, model_identity, evaluation)
             columns = predict(task, examples, model, evaluation.batch_size, runtime, model.module, ranks)
+            if not ranks.first:
+                return []
             scores = list(score(task, columns, 0, 0, evaluation.split, evaluation.resamples))
-            if ranks.first:
-                write_json(path, [asdict(each) for each in scores])
+            write_json(path, [asdict(each) for each in scores])
             return scores
 
 
