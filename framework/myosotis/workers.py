@@ -207,7 +207,9 @@ def _result(reply: Any) -> Any:
 def _start_server(
     descriptor: int, modules: Sequence[str], variables: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    script = f"import sys; sys.path[:] = {sys.path!r}; sys.stdout.reconfigure(line_buffering=True); "
+    # Line by line even with PYTHONUNBUFFERED, so that those of two workers do not mix.
+    lines = "sys.stdout.reconfigure(line_buffering=True, write_through=False)"
+    script = f"import sys; sys.path[:] = {sys.path!r}; {lines}; "
     script += (
         f"from myosotis import fork_server; fork_server.serve({descriptor}, {list(modules)!r}, {os.getpid()})"
     )

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import pty
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -248,7 +249,12 @@ def _gain(folder: Path, task: str, sign: int = 1) -> str:
     return f"{sign * (scores[1] - scores[0]):+.4f}"
 
 
-def test_a_study_in_a_terminal(tmp_path: Path, slow: list[str]) -> None:
+WHOLE_ROW = r"slow seed=0 +2/2 .*?" + r" +([+-]\d+\.\d{4}|–)" * 3
+"""A trial in its second stage, with what it has learned, forgotten, and forgotten of the base."""
+
+
+def test_a_study_in_a_terminal(tmp_path: Path, slow: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # what print writes comes in pieces
     seen: list[list[str]] = []
 
     def watch(output: str, process: subprocess.Popen[bytes]) -> None:
@@ -258,9 +264,9 @@ def test_a_study_in_a_terminal(tmp_path: Path, slow: list[str]) -> None:
     assert code == 0, output
     grids = {line for lines in seen for line in lines}
     assert {"...", ">>.", "###"} <= grids
-    rows = [line.split() for lines in seen for line in lines if line.startswith("slow seed=0")]
-    whole = max(map(len, rows))  # what was just being written when it was looked at is shorter
-    [learned, forgotten, base] = next(row for row in rows if len(row) == whole and row[2] == "2/2")[-3:]
+    # What was just being written when it was looked at is not whole.
+    rows = [re.fullmatch(WHOLE_ROW, line.rstrip()) for lines in seen for line in lines]
+    learned, forgotten, base = next(row.groups() for row in rows if row is not None)
     assert (learned, forgotten, base) == (_gain(tmp_path, "right"), "–", _gain(tmp_path, "side", sign=-1))
     assert output.rindex(SHOW_CURSOR) > output.rindex(HIDE_CURSOR)
     end = screen(output)
