@@ -14,7 +14,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, so that none of those who share the tests is left with it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (-_most_seconds(item), item.get_closest_marker("slow") is None))
+
+
+def _most_seconds(item: pytest.Item) -> float:
+    """Give how long a test may take, where it may take longer than the others."""
+    marker = item.get_closest_marker("timeout")
+    return max(0.0, marker.args[0] - float(item.config.getini("timeout"))) if marker else 0.0
 
 
 @pytest.hookimpl(wrapper=True)
