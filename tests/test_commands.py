@@ -42,6 +42,7 @@ from myosotis.points import QUICKSTART
 from myosotis.scaffold import write_project
 from myosotis_plugins.models.nano import FOLDER as NANO
 from tests.documented import DOCUMENTS, OTHER_LANGUAGES, ROOT, Command, blocks, commands, read
+from tests.ray_cluster import ray_variables
 from tests.serving import answering
 from tests.slurm_cluster import require, slurm_cluster
 
@@ -227,9 +228,10 @@ class Runner:
 
     @contextmanager
     def cluster(self, words: Sequence[str]) -> Iterator[None]:
-        """Start SLURM where a command is for it."""
+        """Start SLURM where a command is for it; what Ray starts by itself is as other tests have it."""
         if "hydra.launcher.backend=slurm" not in words:
-            yield
+            with ray_variables():
+                yield
             return
         require()
         with slurm_cluster() as cluster:

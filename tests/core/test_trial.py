@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -193,10 +194,12 @@ def test_another_study_takes_finished_trials_by_reference(study: StudyRecord, ho
     assert not [path for path in record.folder.iterdir() if path.is_dir() and path.name != ".locks"]
 
 
-def test_force_runs_it_beside_the_old_one(home: Path, study: StudyRecord) -> None:
+def test_force_runs_it_beside_the_old_one(home: Path, study: StudyRecord, tmp_path: Path) -> None:
     folder = run_folder(study, arm="plain", seed=0)
-    record = run_at(home, *toy("study=forced", "force=true"))
-    again = run_at(home, *toy("study=forced", "force=true"))
+    # In a copy: its trials would be taken for another study's in other tests.
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    record = run_at(tmp_path / "home", *toy("study=forced", "force=true"))
+    again = run_at(tmp_path / "home", *toy("study=forced", "force=true"))
     assert [path.name for path in sorted(record.folder.glob(f"{folder.name}*"))] == [
         folder.name,
         f"{folder.name}.2",
