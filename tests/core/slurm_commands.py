@@ -29,6 +29,8 @@ MYOSOTIS_API = 1
 
 class Paced(Method):
     def after_step(self, module, context):
+        while os.path.exists(os.environ.get("HOLD", "")):
+            time.sleep(0.1)
         if "SLURM_RESTART_COUNT" not in os.environ:
             time.sleep(float(os.environ.get("PACE", "0")))
 
@@ -37,7 +39,10 @@ class Paced(Method):
 def myosotis_methods():
     return {"paced": Paced}
 """
-"""A plugin whose steps take as long as the environment says, but for a job's next turn; with the same numbers."""
+"""A plugin with the same numbers, whose steps take as long as the environment says.
+
+Those of a job's next turn do not, and none ends as long as there is the file that `HOLD` names.
+"""
 PACE = "0.05"
 STUDY = (
     "method=[side,paced]",

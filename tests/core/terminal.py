@@ -76,12 +76,14 @@ def _start(
     command: Sequence[str], folder: Path, variables: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start a program in a terminal; give it, and the terminal's other side."""
+    # pytest-xdist's workers have these, of no terminal at all, and they would go before this one's size.
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     here, there = pty.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, **variables},
+        env={**inherited, **variables},
         stdin=there,
         stdout=there,
         stderr=there,

@@ -265,8 +265,10 @@ def test_a_study_in_a_terminal(tmp_path: Path, slow: list[str], monkeypatch: pyt
     grids = {line for lines in seen for line in lines}
     assert {"...", ">>.", "###"} <= grids
     # What was just being written when it was looked at is not whole.
-    rows = [re.fullmatch(WHOLE_ROW, line.rstrip()) for lines in seen for line in lines]
-    learned, forgotten, base = next(row.groups() for row in rows if row is not None)
+    found = (re.fullmatch(WHOLE_ROW, line) for lines in seen for line in lines)
+    rows = [row.groups() for row in found if row is not None]
+    assert rows, output
+    learned, forgotten, base = rows[0]
     assert (learned, forgotten, base) == (_gain(tmp_path, "right"), "–", _gain(tmp_path, "side", sign=-1))
     assert output.rindex(SHOW_CURSOR) > output.rindex(HIDE_CURSOR)
     end = screen(output)

@@ -214,6 +214,9 @@ def test_a_trial_goes_from_this_machine_to_slurm_and_back(
 def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     cluster: Cluster, tmp_path: Path, plugins: None, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hold = tmp_path / "hold"  # the first trial stays at its first step as long as it is looked at
+    hold.touch()
+    monkeypatch.setenv("HOLD", str(hold))
     there = tmp_path / "there"
     setup = "'export FIRST=$CUDA_VISIBLE_DEVICES','echo device $FIRST'"
     gpu = ("hydra.launcher.gpus=1", f"hydra.launcher.slurm.setup=[{setup}]")
@@ -227,23 +230,27 @@ def test_what_is_left_to_slurm_is_seen_and_followed_and_never_submitted_twice(
     assert len(slurm.active(study)) == 3, "the command has ended before them"
 
     monkeypatch.chdir(there)
-    code, status, _ = call("status", "cluster")
-    assert code == 0
-    assert "3 trials, " in status
+
+    def status() -> str:
+        code, printed, _ = call("status", "cluster")
+        assert code == 0
+        return printed
+
+    until(lambda: "1 running" in status())
+    assert "3 trials, " in status()
     for reason in ("JobArrayTaskLimit", "Dependency"):  # the second array begins after the first
-        assert f"1 job in SLURM's queue: pending ({reason})" in status
-    assert "2 in the queue" in status
+        assert f"1 job in SLURM's queue: pending ({reason})" in status()
+    assert "2 in the queue" in status()
     assert call("report", "cluster")[0] == 0
 
     again = Command(there, *asked, "hydra.launcher.detach=true").ends()
     assert "of an earlier command in SLURM's queue: not submitted again" in again
     assert "submitted 1 job" not in again
     followed = Command(there, *asked)
-    until(lambda: steps(study), followed)
     until(lambda: ": begins," in followed.printed.read_text(), followed)
-    code, status, _ = call("status", "cluster")
-    assert "1 running" in status
-    assert re.search(r"\d_\d +running +n1 +0:\d\d +side \+ paced seed=\d", status), status
+    assert re.search(r"\d_\d +running +n1 +\d:\d\d +side \+ paced seed=\d", status()), status()
+    hold.unlink()
+    until(lambda: steps(study), followed)
     followed.process.kill()
     followed.process.wait()
     Command(there, *asked).ends()
