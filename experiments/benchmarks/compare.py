@@ -177,7 +177,7 @@ def check_same(ours: Sequence[Trial], theirs: Sequence[Trial]) -> None:
 
 def arrangement(study: Path) -> str:
     """Say how our trials were run."""
-    known = json.loads((study / "cohorts.json").read_text(encoding="utf-8"))
+    [known] = json.loads((study / "cohorts.json").read_text(encoding="utf-8"))
     sizes = ", ".join(str(len(each["trials"])) for each in known["cohorts"])
     threads = ", ".join(sorted({str(each["threads"]) for each in known["cohorts"]}))
     return f"cohorts of {sizes}; {known['workers']} at once, threads of each: {threads}"

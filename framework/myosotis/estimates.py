@@ -13,7 +13,7 @@ from myosotis.arrangement import START_SECONDS, Arrangement, Measured
 from myosotis.checkpoint import KEPT, Position
 from myosotis.errors import ConfigurationError
 from myosotis.grouping import Cohort, shape
-from myosotis.launching import Launch
+from myosotis.launching import Formation, Launch
 from myosotis.ledger import content_hash
 from myosotis.measure import STATES, Clock, TrialCost, free_memory, measure_trial, memory
 from myosotis.resolve import TrialConfig
@@ -142,15 +142,15 @@ class Estimator:
 
     # Adding up
 
-    def estimates(self, cohorts: Sequence[Cohort], workers: int, start_seconds: float) -> Estimates:
+    def estimates(self, formation: Formation, start_seconds: float) -> Estimates:
         """Estimate trials, cohorts, and all of it.
 
         Args:
-            cohorts: how the trials would run.
-            workers: processes at once.
+            formation: how the trials would run.
             start_seconds: what a command takes until it knows its trials.
         """
-        pace = self._pace(cohorts, workers)
+        cohorts, workers = formation.cohorts, formation.at_once
+        pace = self._pace(formation)
         trials = {
             trial: self._estimate(trial, pace.share(len(cohort.trials)))
             for cohort in cohorts
@@ -163,11 +163,12 @@ class Estimator:
         together = [self._together(cohort, trials) for cohort in cohorts]
         return Estimates(trials, together, self._whole(together, workers, start_seconds))
 
-    def _pace(self, cohorts: Sequence[Cohort], workers: int) -> Pace:
+    def _pace(self, formation: Formation) -> Pace:
         """Say how trials fare together, as the launcher measured it; measure where it did not."""
-        largest = max(cohorts, key=lambda each: len(each.trials))
+        workers = formation.at_once
+        largest = max(formation.cohorts, key=lambda each: len(each.trials))
         config = self._configs[largest.trials[0]]
-        measured = self.launch.measured or self.launch.memory.recall(shape(config))
+        measured = formation.measured or self.launch.memory.recall(shape(config))
         known = any(each.arrangement.workers == workers for each in measured)
         if known or workers == len(largest.trials) == 1:
             return Pace(measured, workers)
@@ -180,7 +181,7 @@ class Estimator:
     def _timed(self, cohort: Cohort, workers: int) -> list[Measured]:
         arrangement = Arrangement(workers, cohort.threads, len(cohort.trials))
         try:
-            cost = self.launch.time(arrangement, cohort.trials)
+            cost = self.launch.time(arrangement, [self._jobs[trial] for trial in cohort.trials])
         except (MemoryError, torch.OutOfMemoryError):  # it will run in halves
             return []
         return [Measured(arrangement, cost.step_seconds)] if cost else []

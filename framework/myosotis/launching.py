@@ -1,27 +1,24 @@
-"""From planned trials to cohorts that run: how many at once, in which groups, and what came of them."""
+"""From planned trials to cohorts that run: in which groups, in which processes, and what came of them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
-from myosotis import nodes
 from myosotis.ahead import PRELOADED, WANDB_PRELOADED
-from myosotis.arrangement import Arrangement, Measured, Memory, choose, seconds
+from myosotis.arrangement import Arrangement, Measured, Memory
+from myosotis.arranger import Arranger, Basis
 from myosotis.backend import Backend, Surroundings
-from myosotis.batches import stage_batches
 from myosotis.cohort import free_cached_memory
-from myosotis.curriculum import Part, tempered
+from myosotis.cohort_record import CohortRecord
 from myosotis.errors import Interrupted
-from myosotis.grouping import Cohort, divided, sets, shape
+from myosotis.grouping import Cohort, divided, sets
 from myosotis.job import Job
-from myosotis.ledger import read_json, write_json
 from myosotis.local import (
     Preparation,
     Queue,
@@ -31,24 +28,35 @@ from myosotis.local import (
     run_in_workers,
     wait_for_others,
 )
-from myosotis.locks import StudyLock
 from myosotis.measure import Cost, measure_training
 from myosotis.options import Options
 from myosotis.progress import Progress
 from myosotis.resolve import Resolver, TrialConfig
 from myosotis.study_check import StudyCheck
-from myosotis.workers import Died, Finished, ForkServer, Message, Raised, available_cores, gpus
+from myosotis.workers import Died, Finished, ForkServer, Message, Raised, gpus
 from myosotis.workspace import Workspace
 
-SMALL_SECONDS = 20.0
-"""Less training than this is not worth starting workers, or measuring much, for."""
-Basis = Literal["recorded", "asked for", "remembered", "measured", "alone", "nothing"]
-SIZES = (1, 2, 4, 8, 16, 32)
-"""Cohort sizes that are tried."""
-WORSE = 1.1
-"""No larger cohort is tried once one takes this many times the best's time for a trial."""
-MEMORY_SHARE = 0.7
-"""The share of the free memory that a cohort may need."""
+
+@dataclass(frozen=True)
+class Formation:
+    """How a study's trials run.
+
+    Attributes:
+        cohorts: those that train together.
+        workers: processes that run them.
+        basis: by what that was chosen.
+        measured: what it was chosen from.
+    """
+
+    cohorts: Sequence[Cohort]
+    workers: int
+    basis: Basis = "recorded"
+    measured: Sequence[Measured] = ()
+
+    @property
+    def at_once(self) -> int:
+        """The number of cohorts that run at once."""
+        return min(self.workers, len(self.cohorts))
 
 
 @dataclass
@@ -63,8 +71,6 @@ class Launch:
         backend: where they run; None is this machine.
         ahead: a process that workers can come from, where one was started before; used once.
         measures: whether it may time steps to choose how many trials train at once.
-        basis: by what that was chosen; for a trial by itself there is nothing to choose.
-        measured: what it was chosen from.
     """
 
     folder: Path
@@ -80,8 +86,6 @@ class Launch:
     memory: Memory = field(default_factory=Memory)
     ahead: ForkServer | None = None
     measures: bool = True
-    basis: Basis = "recorded"
-    measured: Sequence[Measured] = ()
     _open: ExitStack = field(default_factory=ExitStack)
     _server: ForkServer | None = None
 
@@ -92,12 +96,14 @@ class Launch:
             Interrupted: asked to stop; everything is saved.
         """
         with self._open, self.stopping.on_signals():
-            cohorts, workers = self._cohorts()
-            self._record(cohorts, workers)
+            formation = self._form()
+            self._record.add(formation.cohorts, formation.workers)
             by_id = {job.id: job for job in self.jobs}
-            units = [Unit([by_id[trial] for trial in each.trials], each.threads) for each in cohorts]
+            units = [
+                Unit([by_id[trial] for trial in each.trials], each.threads) for each in formation.cohorts
+            ]
             queue = Queue(units, self.progress, self.stopping, self.options.retries, self.options.fail_fast)
-            self._run(queue, min(workers, len(units)))
+            self._run(queue, formation.at_once)
             while free := wait_for_others(queue):
                 queue.waiting.append(Unit(free, torch.get_num_threads()))
                 self._run(queue, 1)
@@ -182,238 +188,70 @@ class Launch:
 
     def _expects_workers(self) -> bool:
         """Tell whether it is known that there will be workers on this machine."""
-        if self.backend is not None or len(self.jobs) == 1:
-            return False
-        if self._recorded()["cohorts"]:
-            return bool(self._recorded()["workers"] > 1)
-        if self.options.workers != "auto":
-            return self.options.workers > 1
-        first = self.configs[0]  # stands for all
-        known = self.memory.recall(shape(first))
-        return bool(known) and choose(known, len(self.jobs), self._most_steps(first)).workers > 1
+        cohorts, workers = self._record.read()
+        if cohorts and self.backend is None and len(self.jobs) > 1:
+            return workers > 1
+        return self._arranger(self.jobs, self.configs).expects_workers()
 
     # In which groups
 
-    def cohorts(self) -> tuple[list[Cohort], int]:
-        """Give the cohorts that would run and the number of workers; runs and records nothing."""
+    def form(self) -> Formation:
+        """Give the cohorts that would run; runs and records nothing."""
         with self._open:
-            return self._cohorts()
+            return self._form()
 
-    def time(self, arrangement: Arrangement, trials: Sequence[str]) -> Cost | None:
-        """Time a few steps of trials that train together, in each worker of an arrangement."""
-        by_id = {job.id: job for job in self.jobs}
-        timed = self._time_in_workers
-        if self.backend is not None:
-            timed = self._time_there
-        elif arrangement.workers == 1:
-            timed = self._time_here
+    def time(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
+        """Time a few steps of trials that train together, in each worker of an arrangement.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: there is not enough memory.
+        """
         with self._open:
-            return timed(arrangement, [by_id[trial] for trial in trials])
+            return self._time(arrangement, jobs)
 
-    def _cohorts(self) -> tuple[list[Cohort], int]:
+    def _form(self) -> Formation:
         """Give the cohorts as they were recorded, and new ones for the trials that were in none."""
         left = {job.id for job in self.jobs}
-        known = self._recorded()
+        known, workers = self._record.read()
         kept = [
-            Cohort(tuple(trial for trial in each["trials"] if trial in left), each["threads"])
-            for each in known["cohorts"]
+            replace(each, trials=tuple(trial for trial in each.trials if trial in left)) for each in known
         ]
         kept = [each for each in kept if each.trials]
-        workers = known["workers"]
         new = left - {trial for each in kept for trial in each.trials}
-        if new:
-            arrangement, made = self._arranged([config for config in self.configs if config.id in new])
-            kept += made
-            workers = max(workers, arrangement.workers) if len(kept) > len(made) else arrangement.workers
-        return kept, workers
+        if not new:
+            return Formation(kept, workers)
+        configs = [config for config in self.configs if config.id in new]
+        groups = sets(configs, self.stackable)
+        choice = self._arranger([job for job in self.jobs if job.id in new], configs).choose(groups)
+        chosen = choice.arrangement
+        made = [Cohort(each, chosen.threads) for each in divided(groups, chosen.cohort, chosen.workers)]
+        most = max(workers, chosen.workers) if kept else chosen.workers
+        return Formation([*kept, *made], most, choice.basis, choice.measured)
+
+    def _arranger(self, jobs: Sequence[Job], configs: Sequence[TrialConfig]) -> Arranger:
+        return Arranger(
+            jobs,
+            configs,
+            self.options,
+            self.workspace,
+            self.progress,
+            self._time,
+            len(self._environments()) if self._gpus() else None,
+            self.backend,
+            self.memory,
+            self.measures,
+        )
 
     @property
-    def _request(self) -> dict[str, Any]:
-        return {"cohort": self.options.cohort, "workers": self.options.workers}
+    def _record(self) -> CohortRecord:
+        return CohortRecord(self.folder, self.options)
 
-    def _recorded(self) -> Mapping[str, Any]:
-        """Read the cohorts that were formed for the same request; none where there are no such."""
-        path = self.folder / "cohorts.json"
-        known = read_json(path) if path.is_file() else {}
-        return known if known.get("request") == self._request else {"workers": 1, "cohorts": []}
-
-    def _record(self, cohorts: Sequence[Cohort], workers: int) -> None:
-        """Keep whole cohorts on record: those of which some trials have ended, too."""
-        with StudyLock(self.folder):  # another command may record its own meanwhile
-            old = self._recorded()["cohorts"]
-            listed = {trial for each in old for trial in each["trials"]}
-            new = [asdict(each) for each in cohorts if not listed.intersection(each.trials)]
-            write_json(
-                self.folder / "cohorts.json",
-                {"request": self._request, "workers": workers, "cohorts": [*old, *new]},
-            )
-
-    def _arranged(self, configs: Sequence[TrialConfig]) -> tuple[Arrangement, list[Cohort]]:
-        groups = sets(configs, self.stackable)
-        arrangement = self._arrangement(configs, groups)
-        cohorts = divided(groups, arrangement.cohort, arrangement.workers)
-        return arrangement, [Cohort(each, arrangement.threads) for each in cohorts]
-
-    # How many at once
-
-    def _arrangement(self, configs: Sequence[TrialConfig], groups: Sequence[Sequence[str]]) -> Arrangement:
-        """Choose by what is asked for, by what is known of this machine, or by measuring."""
+    def _time(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
         if self.backend is not None:
-            return self._arrangement_on(self.backend, groups)
-        devices, cores = self._gpus(), available_cores()
-        most_workers = len(self._environments()) if devices else min(cores, len(configs))
-        workers, cohort = self.options.workers, self.options.cohort
-        largest = max(len(group) for group in groups)
-        self.basis = "asked for"
-        if workers != "auto" and cohort != "auto":
-            return Arrangement(workers, _threads(workers, cores), cohort)
-        if len(configs) == 1:
-            self.basis = "alone"
-            return Arrangement(1, torch.get_num_threads(), 1)
-        if self._devices > 1:  # each trial has processes of its own, and none beside it
-            self.basis = "alone"
-            most = 1 if nodes.are_there() or not devices else most_workers
-            chosen_workers = most if workers == "auto" else workers
-            return Arrangement(chosen_workers, _threads(chosen_workers, cores), 1)
-        group = max(groups, key=len)
-        chosen = [config for config in configs if config.id in set(group)]
-        measured = self._measured(chosen, most_workers if workers == "auto" else workers, largest)
-        if workers != "auto":
-            measured = [each for each in measured if each.arrangement.workers == workers] or measured
-        if cohort != "auto":
-            measured = [each for each in measured if each.arrangement.cohort == cohort] or measured
-        alone = Measured(Arrangement(1, torch.get_num_threads(), 1), 0.0)
-        best = choose(measured or [alone], len(configs), self._most_steps(chosen[0]))
-        return Arrangement(
-            best.workers if workers == "auto" else workers,
-            best.threads if workers == "auto" else _threads(workers, cores),
-            best.cohort if cohort == "auto" else cohort,
-        )
-
-    def _arrangement_on(self, backend: Backend, groups: Sequence[Sequence[str]]) -> Arrangement:
-        """Choose for a cluster: as many workers as it has room for, and what is measured in one of them."""
-        workers, cohort, threads = self.options.workers, self.options.cohort, self.options.cpus
-        alone = Arrangement(backend.slots() if workers == "auto" else workers, threads, 1)
-        self.basis = "asked for"
-        if cohort != "auto":
-            return replace(alone, cohort=cohort)
-        if not self.measures or max(len(group) for group in groups) == 1:
-            self.basis = "alone" if len(self.jobs) == 1 else "nothing"
-            return alone
-        by_id = {job.id: job for job in self.jobs}
-        jobs = [by_id[trial] for trial in max(groups, key=len)]
-        self.measured = self._growing(alone, jobs, self._time_there) or [Measured(alone, 0.0)]
-        self.basis = "measured"
-        return choose(self.measured, len(self.jobs), steps=1)  # in the same workers, more only multiply it
-
-    def _most_steps(self, config: TrialConfig) -> int:
-        """Bound a trial's optimizer steps: counting them would encode the data.
-
-        A row is taken for an example, and an example for one token.
-        """
-        from myosotis.trial_data import DEFAULT_STEPS
-
-        trainer, batches = config.trainer, 0
-        for stage in (stage for stage in config.stages if stage.shares):
-            parts = [Part(task, self._size(config, task), share) for task, share in stage.shares.items()]
-            batches += stage_batches(trainer, stage, tempered(stage, parts), DEFAULT_STEPS)
-        return batches // trainer.accumulate_grad_batches
-
-    def _size(self, config: TrialConfig, task: str) -> int:
-        """Count a task's training rows where a stage's length depends on them."""
-        if config.trainer.max_epochs is None:
-            return 1
-        return len(self.workspace.rows(config.tasks[task], config.identities[task], "train"))
-
-    def _measured(self, configs: Sequence[TrialConfig], workers: int, largest: int) -> list[Measured]:
-        key = shape(configs[0])
-        found = self.memory.recall(key)
-        if self._is_enough(found, configs[0], workers, largest) or not self.measures:
-            self.basis = "remembered" if found else "nothing"
-        else:
-            found = self._measure(configs, workers)
-            self.memory.remember(key, found)
-            self.basis = "measured"
-        self.measured = found
-        return [
-            each
-            for each in found
-            if each.arrangement.cohort <= largest and each.arrangement.workers <= workers
-        ]
-
-    def _is_enough(self, found: Sequence[Measured], config: TrialConfig, workers: int, largest: int) -> bool:
-        """Tell whether what is remembered was measured for as large a cohort, and in workers where they may pay."""
-        if not found or max(each.arrangement.cohort for each in found) < min(largest, SIZES[-1]):
-            return False
-        in_workers = max(each.arrangement.workers for each in found) >= workers
-        return in_workers or not self._pays(found[0], config, workers)
-
-    def _pays(self, alone: Measured, config: TrialConfig, workers: int) -> bool:
-        """Tell whether there is enough to do for workers to be worth their start."""
-        return workers > 1 and seconds(alone, len(self.jobs), self._most_steps(config)) >= SMALL_SECONDS
-
-    def _measure(self, configs: Sequence[TrialConfig], workers: int) -> list[Measured]:
-        """Time a few steps at growing sizes, here and, where there is enough to do, in workers."""
-        by_id = {job.id: job for job in self.jobs}
-        jobs = [by_id[config.id] for config in configs]
-        self.progress.note(
-            f"measuring how many of {len(self.jobs)} trials to train at once; it is remembered"
-        )
-        here = self._growing(Arrangement(1, torch.get_num_threads(), 1), jobs, self._time_here)
-        if not here or not self._pays(here[0], configs[0], workers):
-            return here
-        if self._gpus():  # each has a device of its own, and the same speed on it
-            alone = Arrangement(workers, _threads(workers, available_cores()), 1)
-            return here + [
-                Measured(replace(alone, cohort=each.arrangement.cohort), each.step_seconds) for each in here
-            ]
-        return here + self._fewer_and_fewer(workers, jobs)
-
-    def _fewer_and_fewer(self, workers: int, jobs: Sequence[Job]) -> list[Measured]:
-        """Halve the number of workers, each with more threads, for as long as that is no loss."""
-        found: list[Measured] = []
-        best = math.inf
-        while workers > 1:
-            alone = Arrangement(workers, _threads(workers, available_cores()), 1)
-            tried = self._growing(alone, jobs, self._time_in_workers)
-            paces = [each.step_seconds / (each.arrangement.cohort * workers) for each in tried]
-            if min(paces, default=best) > best:
-                break
-            found += tried
-            best, workers = min(paces, default=best), workers // 2
-        return found
-
-    def _growing(
-        self,
-        alone: Arrangement,
-        jobs: Sequence[Job],
-        timed: Callable[[Arrangement, Sequence[Job]], Cost | None],
-    ) -> list[Measured]:
-        """Double the cohort for as long as that is no loss and there is memory for it; none where one has not."""
-        found: list[Measured] = []
-        for size in SIZES:
-            if size > max(1, len(jobs) // alone.workers):
-                break
-            arrangement = replace(alone, cohort=size)
-            try:
-                cost = timed(arrangement, jobs[:size])
-            except (MemoryError, torch.OutOfMemoryError):
-                break
-            if cost is None:
-                return [Measured(alone, 0.0)]
-            found.append(Measured(arrangement, cost.step_seconds))
-            best = min(each.step_seconds / each.arrangement.cohort for each in found)
-            worse = cost.step_seconds / size > WORSE * best
-            if worse or 2 * cost.memory_bytes * alone.workers > MEMORY_SHARE * cost.free_bytes:
-                break
-        return found
-
-    def _time_here(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
-        return measure_training([job.resolve(self.resolver) for job in jobs], self.workspace)
-
-    def _time_there(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
-        assert self.backend is not None
-        return self.backend.time(self._surroundings(), jobs)
+            return self.backend.time(self._surroundings(), jobs)
+        if arrangement.workers == 1:
+            return measure_training([job.resolve(self.resolver) for job in jobs], self.workspace)
+        return self._time_in_workers(arrangement, jobs)
 
     def _time_in_workers(self, arrangement: Arrangement, jobs: Sequence[Job]) -> Cost | None:
         """Time the same in all workers at once: they share the machine."""
@@ -472,7 +310,3 @@ def _result(message: Message) -> Any:
         raise MemoryError(str(message))
     assert isinstance(message, Finished)
     return message.result
-
-
-def _threads(workers: int, cores: int) -> int:
-    return torch.get_num_threads() if workers == 1 else max(1, cores // workers)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from myosotis.arranger import Basis
 from myosotis.checkpoint import START
 from myosotis.estimates import Estimate
-from myosotis.launching import Basis
 from myosotis.planning import CohortPlan, StudyPlan, TrialPlan
 from myosotis.progress import duration
 from myosotis.provenance import Setting, by_source, compared

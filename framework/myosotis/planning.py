@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from myosotis.arranger import Basis
 from myosotis.errors import ConfigurationError
 from myosotis.estimates import Estimate, Estimator
-from myosotis.launching import Basis, Launch
+from myosotis.launching import Launch
 from myosotis.provenance import Settings
 from myosotis.standing import Standing, standing
 from myosotis.storage import size
@@ -105,12 +106,12 @@ def make_plan(
     estimator = Estimator(launch, {each.id: each.standing.at for each in trials})
     if launch.measures:
         estimator.measure()
-    cohorts, workers = launch.cohorts()
-    made = [CohortPlan(each.trials, each.threads) for each in cohorts]
-    plan = replace(plan, cohorts=made, workers=min(workers, len(cohorts)), basis=launch.basis)
+    formation = launch.form()
+    made = [CohortPlan(each.trials, each.threads) for each in formation.cohorts]
+    plan = replace(plan, cohorts=made, workers=formation.at_once, basis=formation.basis)
     if not launch.measures:
         return plan
-    found = estimator.estimates(cohorts, plan.workers, start_seconds)
+    found = estimator.estimates(formation, start_seconds)
     plan = replace(
         plan,
         trials=[replace(each, estimate=found.trials.get(each.id)) for each in trials],

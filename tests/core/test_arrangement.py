@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from myosotis import launching
+from myosotis import arranger
 from myosotis.arrangement import START_SECONDS, Arrangement, Measured, Memory, choose, seconds
 from myosotis.course import Course
 from myosotis.grouping import divided, shape
@@ -96,8 +96,8 @@ def test_more_workers_than_there_are_cores_now_are_not_recalled(
     memory = Memory(tmp_path)
     [config, *_] = resolved("trainer.max_steps=1000")
     memory.remember(shape(config), [ALONE, WORKERS])
-    monkeypatch.setattr(launching, "available_cores", lambda: cores)
-    assert launch(tmp_path, memory, measures=False).cohorts()[1] == workers
+    monkeypatch.setattr(arranger, "available_cores", lambda: cores)
+    assert launch(tmp_path, memory, measures=False).form().workers == workers
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,16 @@ def test_fewer_workers_are_tried_for_as_long_as_that_is_no_loss(
 ) -> None:
     timed = []
 
-    def in_workers(self: Launch, arrangement: Arrangement, jobs: Any) -> Cost:
+    def time(self: Launch, arrangement: Arrangement, jobs: Any) -> Cost:
+        if arrangement.workers == 1:
+            return Cost(0.2, 0, 1, 1000)
         timed.append(arrangement.workers)
         seconds = step_seconds[arrangement.workers]
         if seconds is None:
             raise MemoryError
         return Cost(seconds, 0, 1, 1000)
 
-    monkeypatch.setattr(launching, "available_cores", lambda: 8)
-    monkeypatch.setattr(Launch, "_time_here", lambda *arguments: Cost(0.2, 0, 1, 1000))
-    monkeypatch.setattr(Launch, "_time_in_workers", in_workers)
-    assert launch(tmp_path, Memory(tmp_path)).cohorts()[1] == chosen
+    monkeypatch.setattr(arranger, "available_cores", lambda: 8)
+    monkeypatch.setattr(Launch, "_time", time)
+    assert launch(tmp_path, Memory(tmp_path)).form().workers == chosen
     assert timed == tried

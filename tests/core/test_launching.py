@@ -9,17 +9,22 @@ from typing import Any
 
 import pytest
 
-from myosotis import launching, study_check
+from myosotis import cohort_record, study_check
+from myosotis.arranger import Arranger
 from myosotis.checkpoint import START
+from myosotis.cohort_record import CohortRecord
 from myosotis.course import Course
 from myosotis.errors import MyosotisError
 from myosotis.grouping import Cohort
+from myosotis.job import Job
 from myosotis.launching import Launch
+from myosotis.ledger import write_json
 from myosotis.options import Options
 from myosotis.plugins import load_registry
 from myosotis.progress import PlainLines
 from myosotis.resolve import Resolver
 from myosotis.study_check import StudyCheck
+from myosotis.trial_task import whole_config
 from myosotis.workers import ForkServer
 from myosotis.workload import Workload
 from myosotis.workspace import Workspace
@@ -45,12 +50,10 @@ def test_most_steps_are_the_steps_where_an_example_is_one_row_of_one_token(
     lengths: list[str], tmp_path: Path
 ) -> None:
     [config] = resolved(*lengths)
-    registry = load_registry()
-    workspace = Workspace(tmp_path, registry)
-    launch = Launch(
-        tmp_path, [], [config], {}, Resolver(registry), workspace, PlainLines(Course({})), Options()
-    )
-    assert launch._most_steps(config) == Workload(workspace)(config, START).steps
+    workspace = Workspace(tmp_path, load_registry())
+    progress = PlainLines(Course({}))
+    arranger = Arranger([], [config], Options(), workspace, progress, lambda arrangement, jobs: None)
+    assert arranger._most_steps(config) == Workload(workspace)(config, START).steps
 
 
 @pytest.mark.parametrize(("devices", "workers"), [(1, ["0", "1", "2", "3", "4"]), (2, ["0,1", "2,3"])])
@@ -59,21 +62,24 @@ def test_each_worker_has_as_many_gpus_as_a_trial_asks_for(
 ) -> None:
     monkeypatch.setattr(Launch, "_gpus", lambda self: ["0", "1", "2", "3", "4"])
     configs = resolved(f"trainer.devices={devices}", "seed=0,1,2")
+    study = tmp_path / "study"
+    jobs = [Job(each.id, each.id, study / each.id, "study", whole_config(each)) for each in configs]
     launch = Launch(
-        tmp_path,
-        [],
+        study,
+        jobs,
         configs,
-        {},
+        dict.fromkeys((each.id for each in configs), True),
         Resolver(load_registry()),
-        None,
+        Workspace(tmp_path, load_registry()),
         PlainLines(Course({})),
-        Options(),  # type: ignore[arg-type]
+        Options(),
+        measures=False,
     )
     assert launch._environments() == [{"CUDA_VISIBLE_DEVICES": each} for each in workers]
     if devices == 2:
-        ids = [[config.id] for config in configs]
-        assert launch._arrangement(configs, ids).workers == 2
-        assert launch._arrangement(configs, ids).cohort == 1
+        formation = launch.form()
+        assert (formation.workers, formation.basis) == (2, "alone")
+        assert [len(each.trials) for each in formation.cohorts] == [1, 1, 1]
 
 
 @pytest.fixture
@@ -132,18 +138,24 @@ def test_with_gpus_this_process_checks_the_trials(
 def test_commands_that_record_their_cohorts_at_once_lose_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = launching.read_json
-    monkeypatch.setattr(launching, "read_json", lambda path: (read(path), time.sleep(0.1))[0])
+    read = cohort_record.read_json
+    monkeypatch.setattr(cohort_record, "read_json", lambda path: (read(path), time.sleep(0.1))[0])
+    options = [Options(cohort=cohort, workers=1) for cohort in (1, 1, 2, 2)]
 
-    def record(trial: str) -> None:
-        launch = Launch(
-            *(tmp_path, [], [], {}, Resolver(load_registry()), Workspace(tmp_path, load_registry())),
-            *(PlainLines(Course({})), Options(cohort=1, workers=1)),
-        )
-        launch._record([Cohort((trial,), 1)], 1)
+    def record(number: int) -> None:
+        CohortRecord(tmp_path, options[number]).add([Cohort((f"trial{number}",), 1)], number % 2 + 1)
 
-    trials = [f"trial{number}" for number in range(4)]
-    with ThreadPoolExecutor(len(trials)) as pool:
-        list(pool.map(record, trials))
-    found = [each["trials"] for each in read(tmp_path / "cohorts.json")["cohorts"]]
-    assert sorted(found) == [[trial] for trial in trials]
+    with ThreadPoolExecutor(len(options)) as pool:
+        list(pool.map(record, range(len(options))))
+    for one, other in ((0, 1), (2, 3)):  # what asked for the same is one record, beside the others
+        cohorts, workers = CohortRecord(tmp_path, options[one]).read()
+        assert sorted(each.trials for each in cohorts) == [(f"trial{one}",), (f"trial{other}",)]
+        assert workers in {1, 2}
+
+
+def test_the_record_of_a_study_from_before_is_read(tmp_path: Path) -> None:
+    old = {"request": {"cohort": 2, "workers": "auto"}, "workers": 3, "cohorts": []}
+    old["cohorts"] = [{"trials": ["a", "b"], "threads": 4}]
+    write_json(tmp_path / "cohorts.json", old)
+    assert CohortRecord(tmp_path, Options(cohort=2)).read() == ([Cohort(("a", "b"), 4)], 3)
+    assert CohortRecord(tmp_path, Options(cohort=4)).read() == ([], 1)

@@ -147,7 +147,7 @@ def test_cohorts_are_those_that_run_then_forms(
     command = toy("method=[side],[pull]", "method.side.width=1,2,3", "seed=0,1", "study=s", *sizes)
     planned = plan_study(command, measures=False)
     run_at(tmp_path, *command, modules=MODULES)
-    recorded = read_json(tmp_path / "studies" / "s" / "cohorts.json")
+    [recorded] = read_json(tmp_path / "studies" / "s" / "cohorts.json")
     assert [list(each.trials) for each in planned.cohorts] == [each["trials"] for each in recorded["cohorts"]]
     assert [each.threads for each in planned.cohorts] == [each["threads"] for each in recorded["cohorts"]]
     assert (planned.workers, planned.basis) == (recorded["workers"], "asked for")
@@ -289,7 +289,7 @@ def test_a_cohort_that_was_asked_for_is_timed(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setenv("MYOSOTIS_PLUGINS", MODULES)
     monkeypatch.setattr(estimates, "measure_trial", measured([]))
-    monkeypatch.setattr(Launch, "_time_here", time)
+    monkeypatch.setattr(Launch, "_time", time)
     sizes = ["hydra.launcher.cohort=4", "hydra.launcher.workers=1"]
     planned = plan("method=[side]", "method.side.width=1,2", "seed=0,1", *sizes)
     assert timed == [4]

@@ -155,7 +155,8 @@ def test_those_that_go_on_have_the_numbers_that_they_have_without_the_pruned(tmp
     for folder in (together, apart):
         folder.mkdir()
     record = search(together, RATE, *ASHA, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=4", cohort=4)
-    [cohort] = read_json(record.folder / "cohorts.json")["cohorts"]
+    [formed] = read_json(record.folder / "cohorts.json")
+    [cohort] = formed["cohorts"]
     assert len(cohort["trials"]) == 4
     states = dict(zip(record.trials.trial, record.trials.status, strict=True))
     kept = [trial for trial, state in states.items() if state == "finished"]

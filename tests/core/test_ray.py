@@ -123,7 +123,8 @@ def test_how_many_train_together_is_measured_there(
     assert len(paces) > 1
     assert min(paces.values()) > 0
     best = min(paces, key=lambda size: (paces[size], size))
-    cohorts = [each["trials"] for each in read_json(record.folder / "cohorts.json")["cohorts"]]
+    [formed] = read_json(record.folder / "cohorts.json")
+    cohorts = [each["trials"] for each in formed["cohorts"]]
     assert max(len(trials) for trials in cohorts) <= best
     assert sum(len(trials) for trials in cohorts) == 8
 
