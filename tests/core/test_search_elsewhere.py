@@ -21,6 +21,7 @@ from myosotis.ledger import read_search
 from myosotis.told import Listener
 from tests.core.commands import run_at, search_path, toy
 from tests.core.slurm_commands import PACED, SLURM, Command, asked, cluster_for_commands, until
+from tests.ray_cluster import ray_variables
 from tests.slurm_cluster import Cluster
 
 MODULES = "tests.toy,tests.core.hazards"
@@ -160,27 +161,32 @@ def test_slurm_runs_a_search_that_goes_on_when_its_command_is_killed_and_prunes_
 
 
 @pytest.mark.slow
-def test_a_command_here_and_one_on_slurm_share_a_search(nodes: Cluster, paced: None, tmp_path: Path) -> None:
-    shared = (*ONE_BY_ONE, "hydra.sweeper.n_trials=4")
-    there = Command(tmp_path / "both", *SLURM, *shared, pace="0.3")
-    study = tmp_path / "both" / "studies" / "found"
-    until(lambda: slurm.submitted(study), there)
-    here = Command(tmp_path / "both", *shared, "hydra.launcher.workers=1", pace="0", printed="here.txt")
-    told = [each.ends() for each in (here, there)]
+def test_commands_here_on_ray_and_on_slurm_share_a_search(
+    nodes: Cluster, paced: None, tmp_path: Path
+) -> None:
+    shared = (*ONE_BY_ONE, "hydra.sweeper.n_trials=6")
+    folder = tmp_path / "all"
+    study = folder / "studies" / "found"
+    with ray_variables():
+        slurm_ = Command(folder, *SLURM, *shared, pace="0.3", printed="slurm.txt")
+        until(lambda: slurm.submitted(study), slurm_)
+        ray = Command(folder, *shared, "hydra.launcher.backend=ray", pace="0.3", printed="ray.txt")
+        until(lambda: ": begins" in ray.printed.read_text(), ray)
+        here = Command(folder, *shared, "hydra.launcher.workers=1", pace="0", printed="here.txt")
+        printed = [each.ends() for each in (here, ray, slurm_)]
     alone = tmp_path / "alone"
     alone.mkdir()
     run_at(alone, *asked(*shared, "hydra.launcher.workers=1"), modules=os.environ["MYOSOTIS_PLUGINS"])
-    both = found(tmp_path / "both")
-    assert [each["state"] for each in both] == ["complete"] * 4
-    assert_same(both, found(alone))
-    assert list(load_study(study).trials.status) == ["finished"] * 4
-    begun = trained(study)
-    assert 0 < begun.total() < 4
-    assert set(begun.values()) == {1}
-    assert told[0].count(": begins") == 4 - begun.total(), "none is trained twice"
+    assert [each["state"] for each in found(folder)] == ["complete"] * 6
+    assert_same(found(folder), found(alone))
+    assert list(load_study(study).trials.status) == ["finished"] * 6
+    begun = [each.count(": begins") for each in printed]
+    assert all(begun)
+    assert sum(begun) == 6, "none is trained twice"
+    assert trained(study).total() == begun[2]
     journal = optuna.load_study(study_name="found", storage=open_journal(study))
     assert [(each.number, each.values) for each in journal.trials] == [
-        (each["number"], each["values"]) for each in both
+        (each["number"], each["values"]) for each in found(folder)
     ]
 
 
