@@ -88,36 +88,16 @@ class Arranger:
         group = max(groups, key=len)
         if self.backend is not None:
             return self._choose_there(self.backend, group)
-        workers, cohort, cores = self.options.workers, self.options.cohort, available_cores()
-        most_workers = min(cores, len(self.jobs)) if self.gpu_workers is None else self.gpu_workers
+        workers, cohort = self.options.workers, self.options.cohort
         if workers != "auto" and cohort != "auto":
-            return Choice(Arrangement(workers, _threads(workers, cores), cohort), "asked for")
-        alone = Arrangement(1, torch.get_num_threads(), 1)
+            return Choice(_arranged(workers, cohort), "asked for")
         if len(self.jobs) == 1:
-            return Choice(alone, "alone")
+            return Choice(_arranged(1), "alone")
         if max(config.trainer.devices for config in self.configs) > 1:
             # Each trial has processes of its own, and none beside it.
-            most = 1 if nodes.are_there() or self.gpu_workers is None else most_workers
-            several = most if workers == "auto" else workers
-            return Choice(Arrangement(several, _threads(several, cores), 1), "alone")
-        most = most_workers if workers == "auto" else workers
-        chosen = [config for config in self.configs if config.id in set(group)]
-        found, basis = self._known(chosen, most)
-        possible = [
-            each
-            for each in found
-            if each.arrangement.cohort <= len(group) and each.arrangement.workers <= most
-        ]
-        if workers != "auto":
-            possible = [each for each in possible if each.arrangement.workers == workers] or possible
-        if cohort != "auto":
-            possible = [each for each in possible if each.arrangement.cohort == cohort] or possible
-        best = choose(possible or [Measured(alone, 0.0)], len(self.jobs), self._most_steps(chosen[0]))
-        if workers != "auto":
-            best = replace(best, workers=workers, threads=_threads(workers, cores))
-        if cohort != "auto":
-            best = replace(best, cohort=cohort)
-        return Choice(best, basis, found)
+            several = 1 if nodes.are_there() or self.gpu_workers is None else self.gpu_workers
+            return Choice(_arranged(several if workers == "auto" else workers), "alone")
+        return self._choose_here(group)
 
     def expects_workers(self) -> bool:
         """Tell whether it is known without measuring that this machine will have several workers."""
@@ -128,6 +108,30 @@ class Arranger:
         first = self.configs[0]  # stands for all
         known = self.memory.recall(shape(first))
         return bool(known) and choose(known, len(self.jobs), self._most_steps(first)).workers > 1
+
+    def _choose_here(self, group: Sequence[str]) -> Choice:
+        """Choose by what is known of this machine, within what is asked for."""
+        workers, cohort = self.options.workers, self.options.cohort
+        enough = min(available_cores(), len(self.jobs)) if self.gpu_workers is None else self.gpu_workers
+        most = enough if workers == "auto" else workers
+        configs = [config for config in self.configs if config.id in set(group)]
+        found, basis = self._known(configs, most)
+        possible = [
+            each
+            for each in found
+            if each.arrangement.cohort <= len(group) and each.arrangement.workers <= most
+        ]
+        if workers != "auto":
+            possible = [each for each in possible if each.arrangement.workers == workers] or possible
+        if cohort != "auto":
+            possible = [each for each in possible if each.arrangement.cohort == cohort] or possible
+        possible = possible or [Measured(_arranged(1), 0.0)]
+        best = choose(possible, len(self.jobs), self._most_steps(configs[0]))
+        if workers != "auto":
+            best = _arranged(workers, best.cohort)
+        if cohort != "auto":
+            best = replace(best, cohort=cohort)
+        return Choice(best, basis, found)
 
     def _choose_there(self, backend: Backend, group: Sequence[str]) -> Choice:
         """Choose for a cluster: as many workers as it has room for, and what is measured in one of them."""
@@ -190,13 +194,12 @@ class Arranger:
         self.progress.note(
             f"measuring how many of {len(self.jobs)} trials to train at once; it is remembered"
         )
-        here = self._growing(Arrangement(1, torch.get_num_threads(), 1), jobs)
+        here = self._growing(_arranged(1), jobs)
         if not here or not self._pays(here[0], configs[0], workers):
             return here
         if self.gpu_workers is not None:  # each has a device of its own, and the same speed on it
-            alone = Arrangement(workers, _threads(workers, available_cores()), 1)
             return here + [
-                Measured(replace(alone, cohort=each.arrangement.cohort), each.step_seconds) for each in here
+                Measured(_arranged(workers, each.arrangement.cohort), each.step_seconds) for each in here
             ]
         return here + self._fewer_and_fewer(workers, jobs)
 
@@ -205,7 +208,7 @@ class Arranger:
         found: list[Measured] = []
         best = math.inf
         while workers > 1:
-            tried = self._growing(Arrangement(workers, _threads(workers, available_cores()), 1), jobs)
+            tried = self._growing(_arranged(workers), jobs)
             paces = [each.step_seconds / (each.arrangement.cohort * workers) for each in tried]
             if min(paces, default=best) > best:
                 break
@@ -238,5 +241,7 @@ class Arranger:
         return [by_id[trial] for trial in trials]
 
 
-def _threads(workers: int, cores: int) -> int:
-    return torch.get_num_threads() if workers == 1 else max(1, cores // workers)
+def _arranged(workers: int, cohort: int = 1) -> Arrangement:
+    """Give an arrangement in which workers share this machine's cores; one has the threads of this process."""
+    threads = torch.get_num_threads() if workers == 1 else max(1, available_cores() // workers)
+    return Arrangement(workers, threads, cohort)
