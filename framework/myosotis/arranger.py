@@ -20,6 +20,7 @@ from myosotis.measure import Cost
 from myosotis.options import Options
 from myosotis.progress import Progress
 from myosotis.resolve import TrialConfig
+from myosotis.trial_data import DEFAULT_STEPS
 from myosotis.workers import available_cores
 from myosotis.workspace import Workspace
 
@@ -150,8 +151,6 @@ class Arranger:
 
         A row is taken for an example, and an example for one token.
         """
-        from myosotis.trial_data import DEFAULT_STEPS
-
         trainer, batches = config.trainer, 0
         for stage in (stage for stage in config.stages if stage.shares):
             parts = [Part(task, self._size(config, task), share) for task, share in stage.shares.items()]
