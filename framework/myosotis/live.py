@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import final
+from typing import Any, final
 
 from rich.console import Console
 from rich.control import Control
@@ -26,9 +26,32 @@ DRAW_SECONDS = 0.5
 
 def progress_of(course: Course) -> Progress:
     """Give the live view where there is something to see and a terminal to see it in, else plain lines."""
-    console = Console(stderr=True, highlight=False)
+    console = OrderedConsole(stderr=True, highlight=False)
     terminal = sys.stderr is not None and sys.stderr.isatty() and console.is_interactive
     return LiveView(course, console) if terminal and course.to_run else PlainLines(course)
+
+
+@final
+class OrderedConsole(Console):
+    """A console on which threads take turns: where a drawing is to be erased depends on what was written before.
+
+    Without turns, what one thread prints may be written between another's finding that place and its writing, and
+    a drawing that is not the last one stays. The turn is taken before any other lock, and so in one order.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._turn = threading.RLock()
+        super().__init__(**options)
+
+    def __enter__(self) -> Console:
+        self._turn.acquire()
+        return super().__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            super().__exit__(*raised)
+        finally:
+            self._turn.release()
 
 
 @final
@@ -40,7 +63,7 @@ class LiveView(Progress):
         console: the terminal.
     """
 
-    def __init__(self, course: Course, console: Console) -> None:
+    def __init__(self, course: Course, console: OrderedConsole) -> None:
         self.course = course
         self.console = console
         self._lock = threading.Lock()
@@ -62,7 +85,7 @@ class LiveView(Progress):
     def shown(self) -> Iterator[None]:
         """Draw until the context ends, and leave the last drawing."""
         thread = threading.Thread(target=self._keep_drawing, daemon=True)
-        with suppress(OSError):
+        with suppress(OSError), self.console:
             self._live.start()
         thread.start()
         try:
@@ -73,7 +96,7 @@ class LiveView(Progress):
                 thread.join()
                 self.draw()
             finally:  # whatever comes, the terminal gets its cursor back
-                with suppress(OSError):
+                with suppress(OSError), self.console:
                     self._live.stop()
 
     def note(self, text: str) -> None:

@@ -9,6 +9,9 @@ import pty
 import re
 import signal
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from myosotis.course import Course, TrialCourse
 from myosotis.events import Event
 from myosotis.job import Job
 from myosotis.ledger import read_json, read_scores, read_study
-from myosotis.live import LiveView, progress_of
+from myosotis.live import LiveView, OrderedConsole, progress_of
 from myosotis.live_text import frame
 from myosotis.plugins import load_registry
 from myosotis.progress import PlainLines, Progress
@@ -124,7 +127,7 @@ def test_a_trial_that_is_begun_again_waits_meanwhile() -> None:
 
 def test_what_ends_badly_is_told_above_and_stays() -> None:
     output = io.StringIO()
-    view = LiveView(course(), Console(file=output, width=120, height=40, force_terminal=True))
+    view = LiveView(course(), OrderedConsole(file=output, width=120, height=40, force_terminal=True))
     with view.shown():
         view.note("retrying")
         view.take(Event("t2", "failed", error="OSError: full"))
@@ -144,9 +147,43 @@ def test_what_ends_badly_is_told_above_and_stays() -> None:
     assert output.getvalue().rindex(SHOW_CURSOR) > output.getvalue().rindex(HIDE_CURSOR)
 
 
+@pytest.fixture
+def threads_alternate_often() -> Iterator[None]:
+    """What goes wrong only where threads meet at a certain place goes wrong at once."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("threads_alternate_often")
+def test_lines_printed_while_another_thread_draws_stand_above_the_one_drawing() -> None:
+    output = io.StringIO()
+    view = LiveView(course(), OrderedConsole(file=output, width=120, height=40, force_terminal=True))
+    told = [f"line {number}" for number in range(500)]
+    over = threading.Event()
+
+    def draw() -> None:
+        while not over.is_set():
+            view.draw()
+
+    drawing = threading.Thread(target=draw)
+    with view.shown():
+        drawing.start()
+        for number, line in enumerate(told):
+            view.take(Event("t0", ("waits", "begins")[number % 2]))  # the table comes and goes
+            view.note(line)
+        over.set()
+        drawing.join()
+    lines = screen(output.getvalue().replace("\n", "\r\n"))
+    assert lines[: len(told)] == told
+    left, *rest = lines[len(told) :]
+    assert (left.partition(":")[0], rest) == ("study ranks", drawn(view.course)[1:])
+
+
 def test_a_terminal_that_becomes_narrower_is_erased_as_it_wrapped_the_lines() -> None:
     output = io.StringIO()
-    console = Console(file=output, width=120, height=40, force_terminal=True)
+    console = OrderedConsole(file=output, width=120, height=40, force_terminal=True)
     view = LiveView(course(), console)
     view._live.start()
     view.draw()
@@ -199,7 +236,7 @@ def test_nobody_at_the_terminal_ends_no_study(monkeypatch: pytest.MonkeyPatch) -
     progress.note("to nobody")
     with Path(os.devnull).open() as gone:  # cannot be written to
         PlainLines(course(), gone).note("to nobody")
-        view = LiveView(course(), Console(file=gone, force_terminal=True))
+        view = LiveView(course(), OrderedConsole(file=gone, force_terminal=True))
         with view.shown():
             view.note("to nobody")
 
