@@ -11,7 +11,7 @@ import traceback
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from myosotis.curriculum import CurriculumConfig
 from myosotis.errors import ConfigurationError, first_line, unknown_name
@@ -200,6 +201,8 @@ PLUGIN_GROUPS: Mapping[str, tuple[Kind, bool]] = {
     "probe": ("dataset", True),
 }
 """Config groups filled from plugins: the kind, and whether several may be chosen, each under its name."""
+KEYS = frozenset({*(each.name for each in fields(RootConfig)), *PLUGIN_GROUPS, "mix", "logger"})
+"""What a configuration holds at its top; any other key is the user's own, for values to refer to."""
 
 
 def conf_folder() -> Path:
@@ -304,7 +307,27 @@ class Composer:
             if is_value(override):
                 with explained(override.input_line):
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        _check_read(config)
         return config
+
+
+def _check_read(config: DictConfig) -> None:
+    """Refuse a key that nothing reads: what was meant by a misspelt one would be missing in silence."""
+    own = {str(key) for key in config} - KEYS
+    if not own:
+        return
+    if "experiments" in own:
+        raise ConfigurationError(
+            "a file of experiments/ must have '# @package _global_' as its first line: without it, what it sets "
+            f"({', '.join(map(str, config.experiments))}) goes below experiments, where nothing reads it"
+        )
+    read = " ".join(re.findall(r"\$\{[^{}]*", repr(OmegaConf.to_container(config))))
+    for name in sorted(own):
+        if not re.search(rf"\b{re.escape(name)}\b", read):
+            raise ConfigurationError(
+                f"{unknown_name('key', name, {*KEYS, 'experiments'})}; a key of your own must be referred to by "
+                f"some value, as ${{{name}}}"
+            )
 
 
 class Mold:
@@ -348,6 +371,8 @@ def explained(override: str | None = None) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(explain(error, override)) from error
+    except YAMLError as error:
+        raise ConfigurationError(f"a file is not YAML: {' '.join(str(error).split())}") from error
     except AssertionError as error:
         if Path(traceback.extract_tb(error.__traceback__)[-1].filename) != Path(default_element.__file__):
             raise
@@ -362,19 +387,25 @@ def explain(error: BaseException, override: str | None = None) -> str:
     """Say in a sentence what Hydra or OmegaConf refused, with the nearest names."""
     if isinstance(error, OverrideParseException):
         return f"{error.override} does not follow Hydra's grammar: {_misspelt(error)}"
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    within = error.__cause__ or error.__context__  # the latter where Hydra tells in which file it is
+    cause = (
+        within if isinstance(error, HydraException) and isinstance(within, OmegaConfBaseException) else error
+    )
     if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
         return _explain_missing(str(cause.missing_cfg_file), cause.options)
     key = str(getattr(cause, "full_key", None) or "")
     parent = getattr(cause, "parent_node", None)
     text = first_line(cause)
+    file = re.match(r"In '(.+)': ", str(error)) if cause is not error else None
+    place = f"{file[1]}.yaml: " if file else ""
     if key and "not in" in text and isinstance(parent, DictConfig):
         prefix, _, name = key.rpartition(".")
         known = [str(each) for each in parent if not str(each).startswith("_")]
-        return unknown_name(f"parameter of {prefix}" if prefix else "key", name, known)
+        known += [] if prefix else ["experiments"]  # the group of written studies
+        return place + unknown_name(f"parameter of {prefix}" if prefix else "key", name, known)
     if key:
-        return f"{key}: {text}" + (f" (from {override})" if override else "")
-    return str(error)
+        return f"{place}{key}: {text}" + (f" (from {override})" if override else "")
+    return place + text if place else str(error)
 
 
 def _misspelt(error: OverrideParseException) -> str:

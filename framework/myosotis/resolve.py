@@ -124,14 +124,12 @@ class Resolver:
         model = self.model(resolved)
         methods = self.methods(resolved)
         tasks = self._tasks(resolved)
-        trainer = checked_trainer(self._typed(config.trainer, resolved["trainer"], TrainerConfig))
-        optimizer = checked_optimizer(self._typed(config.optimizer, resolved["optimizer"], OptimizerConfig))
-        schedule = checked_schedule(self._typed(config.schedule, resolved["schedule"], ScheduleConfig))
-        evaluation = checked_evaluation(
-            self._typed(config.evaluation, resolved["evaluation"], EvaluationConfig)
-        )
+        trainer = checked_trainer(self._typed("trainer", resolved, TrainerConfig))
+        optimizer = checked_optimizer(self._typed("optimizer", resolved, OptimizerConfig))
+        schedule = checked_schedule(self._typed("schedule", resolved, ScheduleConfig))
+        evaluation = checked_evaluation(self._typed("evaluation", resolved, EvaluationConfig))
         trained = [name for name, task in tasks.items() if task.role == "task"]
-        curriculum = self._typed(config.curriculum, resolved["curriculum"], CurriculumConfig)
+        curriculum = self._typed("curriculum", resolved, CurriculumConfig)
         stages = build_stages(curriculum, resolved["mix"], trained, resolved["seed"])
         if curriculum.stopping_strategy != "total" and trainer.max_epochs is None:
             raise ConfigurationError(
@@ -188,12 +186,13 @@ class Resolver:
             self._loggers[content] = OmegaConf.masked_copy(config, "logger").logger
         return self._loggers[content]
 
-    def _typed(self, node: DictConfig, content: Any, kind: type[S]) -> S:
-        key = (kind, repr(content))
+    def _typed(self, group: str, resolved: Mapping[str, Any], kind: type[S]) -> S:
+        key = (kind, repr(resolved[group]))
         if key not in self._settings:
-            with explained():
-                typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node))
-            self._settings[key] = typed
+            with explained():  # plain values, of which none that the class lacks is let through
+                schema = OmegaConf.create({group: kind})
+                typed = OmegaConf.merge(schema, {group: resolved[group]})
+            self._settings[key] = OmegaConf.to_object(cast(DictConfig, typed)[group])
         return cast(S, copy.copy(self._settings[key]))
 
     def _tasks(self, resolved: Mapping[str, Any]) -> dict[str, Task]:

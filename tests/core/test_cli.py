@@ -31,6 +31,17 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "parameter of no plugin": (["method.pool.strength=1"], ["'pool'", "pull"]),
     "core's parameter": (["trainer.max_step=1"], ["Did you mean max_steps"]),
     "key": (["trainr.max_steps=1"], ["trainr"]),
+    "added key that nothing reads": (["+optimiser.name=sgd"], ["Did you mean optimizer", "as ${optimiser}"]),
+    "added group of experiments": (
+        ["+experiment=first"],
+        ["no key named 'experiment'", "Did you mean experiments"],
+    ),
+    "group of experiments": (["experiment=first"], ["Did you mean experiments"]),
+    "added parameter of the core": (
+        ["+trainer.max_step=1"],
+        ["parameter of trainer", "Did you mean max_steps"],
+    ),
+    "added parameter far down": (["+trainer.early_stopping.pat=1"], ["trainer.early_stopping named 'pat'"]),
     "type": (["method=[pull]", "method.pull.strength=big"], ["method.pull.strength", "'big'"]),
     "type of the core": (["trainer.max_steps=many"], ["trainer.max_steps", "'many'"]),
     "range": (["method=[pull]", "method.pull.strength=-1"], ["strength must be at least 0, but got -1"]),

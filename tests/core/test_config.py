@@ -29,7 +29,7 @@ COMMANDS = [
     ("logger=wandb", "logger.project=elsewhere", "logger.tags=[a,b]"),
     ("model.width=4", "dataset.right.rows=8", "dataset.up.angle=30.5", "probe.side.rows=9"),
     ("~dataset.right", "+dataset@dataset.third=points", "dataset.third.angle=10"),
-    ("+note=text", "studies=elsewhere"),
+    ("+place=elsewhere", "studies=${place}"),
 ]
 
 
@@ -243,6 +243,55 @@ def test_study_file_of_the_working_folder_is_found(tmp_path: Path) -> None:
             "config", compose.parse(["+experiments=mine", "model=toy", "dataset=[]", "probe=[]", "method=[]"])
         )
     assert (config.seed, config.trainer.max_steps) == (7, 4)
+
+
+GLOBAL = "# @package _global_\n"
+STUDY_FILES = {
+    "misspelt key": (
+        f"{GLOBAL}optimiser:\n  name: sgd\n",
+        "there is no key named 'optimiser'. Did you mean optimizer?",
+    ),
+    "misspelt parameter": (
+        f"{GLOBAL}trainer:\n  max_step: 4\n",
+        "experiments/mine.yaml: there is no parameter of trainer named 'max_step'. Did you mean max_steps",
+    ),
+    "misspelt parameter of a plugin": (
+        f"{GLOBAL}model:\n  wide: 4\n",
+        "experiments/mine.yaml: there is no parameter of model named 'wide'. Did you mean width?",
+    ),
+    "wrong type": (
+        f"{GLOBAL}trainer:\n  max_steps: many\n",
+        "experiments/mine.yaml: trainer.max_steps: Value 'many' of type 'str' could not be converted to Integer",
+    ),
+    "misspelt reference": (
+        f"{GLOBAL}place: x\ntrainer:\n  max_steps: ${{plaec}}\n",
+        "there is no key named 'place'",
+    ),
+    "no package": ("trainer:\n  max_steps: 4\n", "a file of experiments/ must have '# @package _global_'"),
+    "no mapping": (f"{GLOBAL}- seed\n", "experiments/mine.yaml: Cannot merge DictConfig with ListConfig"),
+    "no YAML": (
+        f"{GLOBAL}seed: 1\n  study: a\n",
+        "a file is not YAML: mapping values are not allowed here in",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", STUDY_FILES)
+def test_mistake_in_a_study_file_is_told_in_its_words(tmp_path: Path, mistake: str) -> None:
+    text, told = STUDY_FILES[mistake]
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(text)
+    assert refusal("+experiments=mine").startswith(told)
+
+
+@pytest.mark.parametrize("reference", ["${lines}", "${oc.select:lines,4}"])
+def test_study_file_may_have_keys_for_its_values_to_refer_to(tmp_path: Path, reference: str) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(
+        f"# @package _global_\nlines: 8\ndataset:\n  right:\n    rows: {reference}\n"
+    )
+    trials = resolved("+experiments=mine", "lines=8,16")
+    assert [each.tasks["right"].dataset.rows for each in trials] == [8, 16]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("chosen", ["[lora]", "lora"])
