@@ -404,7 +404,10 @@ def explain(error: BaseException, override: str | None = None) -> str:
         known += [] if prefix else ["experiments"]  # the group of written studies
         return place + unknown_name(f"parameter of {prefix}" if prefix else "key", name, known)
     if key:
-        return f"{place}{key}: {text}" + (f" (from {override})" if override else "")
+        told = f"{place}{key}: {text}" + (f" (from {override})" if override else "")
+        is_list = re.match(r"Value '.*' of type 'list(Config)?'", text, flags=re.IGNORECASE)
+        how = f"; a list is one value: a sweep is {key}=1,2, in a file {key}: 1,2 under hydra.sweeper.params"
+        return told + (how if is_list else "")
     return place + text if place else str(error)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -74,6 +74,13 @@ class TrialsFailed(MyosotisError):
 def first_line(error: BaseException) -> str:
     """Give the first line of what an error says, or its name where it says nothing."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def check_parameters(place: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse parameters that what stands at a place of the configuration does not have."""
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(unknown_name(f"parameter of {place}", name, known))
 
 
 REINSTALL = "if an installation broke off, install again what has it; myosotis doctor tells what is missing"

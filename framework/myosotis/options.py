@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
-from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.errors import ConfigurationError, check_parameters, unknown_name
 from myosotis.slurm_options import SlurmOptions
 
 BACKENDS = ("local", "ray", "slurm")
@@ -65,8 +65,11 @@ class Options:
         Raises:
             ConfigurationError: one is not what it must be.
         """
-        ray, slurm = (RayOptions(**(values.get("ray") or {})), SlurmOptions.of(values.get("slurm") or {}))
-        return cls(**{**values, "ray": ray, "slurm": slurm})
+        ray = values.get("ray") or {}
+        check_parameters("hydra.launcher", values, [each.name for each in fields(cls)])
+        check_parameters("hydra.launcher.ray", ray, [each.name for each in fields(RayOptions)])
+        slurm = SlurmOptions.of(values.get("slurm") or {})
+        return cls(**{**values, "ray": RayOptions(**ray), "slurm": slurm})
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

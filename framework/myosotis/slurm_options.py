@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from myosotis.errors import ConfigurationError
+from myosotis.errors import ConfigurationError, check_parameters
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 """`minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours` …, as SLURM reads it."""
@@ -44,6 +44,7 @@ class SlurmOptions:
         Raises:
             ConfigurationError: one is not what it must be.
         """
+        check_parameters("hydra.launcher.slurm", values, [each.name for each in fields(cls)])
         setup = values.get("setup") or ()
         if isinstance(setup, str):
             raise ConfigurationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import shutil
 import time
@@ -14,6 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from myosotis.config import Composer, composer, explained, plain
@@ -23,6 +25,7 @@ from myosotis.errors import (
     StorageError,
     TrialError,
     TrialsFailed,
+    check_parameters,
     in_one_line,
 )
 from myosotis.layout import Layout, overrides_of, plan, run_folder, study_folder
@@ -137,6 +140,9 @@ def load_study(study: str | Path, studies: str | Path = "studies") -> StudyRecor
     return read_study(find_study(study, Path(studies)))
 
 
+SEARCH = "hydra_plugins.myosotis_search.MyosotisSearch"
+
+
 def _check_sweeper(master: DictConfig) -> None:
     target = str(master.hydra.sweeper._target_)
     if target.startswith("hydra._internal."):
@@ -144,12 +150,17 @@ def _check_sweeper(master: DictConfig) -> None:
             f"hydra/sweeper must be one that knows studies, such as myosotis, but got Hydra's own ({target}); "
             "leave it out"
         )
-    further = [str(key) for key in master.hydra.sweeper if key not in {"_target_", "params"}]
-    if target == "hydra_plugins.myosotis_sweeper.MyosotisSweeper" and further:
-        raise ConfigurationError(
-            f"hydra.sweeper.{further[0]} must be of a search, but this is a sweep; add hydra/sweeper=search "
-            "to the command"
-        )
+    if not target.startswith("hydra_plugins.myosotis_"):
+        return  # another's, which checks what it is given
+    known = inspect.signature(get_class(target)).parameters
+    further = [str(key) for key in master.hydra.sweeper if key not in {"_target_", *known}]
+    for name in further:
+        if name in inspect.signature(get_class(SEARCH)).parameters:
+            raise ConfigurationError(
+                f"hydra.sweeper.{name} must be of a search, but this is a sweep; add hydra/sweeper=search "
+                "to the command"
+            )
+    check_parameters("hydra.sweeper", further, known)
 
 
 def _hydra_context(compose: Composer, master: DictConfig) -> HydraContext:

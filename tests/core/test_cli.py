@@ -41,6 +41,27 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["+trainer.max_step=1"],
         ["parameter of trainer", "Did you mean max_steps"],
     ),
+    "list for a sweep": (["seed=[0,1]"], ["a sweep is seed=1,2", "under hydra.sweeper.params"]),
+    "added parameter of the launcher": (
+        ["+hydra.launcher.workrs=2"],
+        ["hydra.launcher named", "Did you mean workers"],
+    ),
+    "added parameter of Ray": (
+        ["+hydra.launcher.ray.adress=a"],
+        ["hydra.launcher.ray named", "mean address"],
+    ),
+    "added parameter of SLURM": (
+        ["+hydra.launcher.slurm.partiton=a"],
+        ["hydra.launcher.slurm named", "Did you mean partition"],
+    ),
+    "added parameter of the sweep": (
+        ["+hydra.sweeper.parms={}"],
+        ["hydra.sweeper named 'parms'", "mean params"],
+    ),
+    "added parameter of the search": (
+        ["hydra/sweeper=search", "+hydra.sweeper.n_trial=3"],
+        ["hydra.sweeper named 'n_trial'", "Did you mean n_trials"],
+    ),
     "added parameter far down": (["+trainer.early_stopping.pat=1"], ["trainer.early_stopping named 'pat'"]),
     "type": (["method=[pull]", "method.pull.strength=big"], ["method.pull.strength", "'big'"]),
     "type of the core": (["trainer.max_steps=many"], ["trainer.max_steps", "'many'"]),
