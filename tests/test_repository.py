@@ -228,7 +228,7 @@ def test_there_is_a_configuration_of_every_kind() -> None:
 def test_primary_configurations_compose() -> None:
     with composer() as compose:
         run = compose.compose("config", [])
-        evaluate = compose.compose("evaluate", compose.parse(["model.path=somewhere", "tuned=adapter"]))
+        evaluate = compose.compose("evaluate", compose.parse(["model.path=somewhere", "+tuned=adapter"]))
     assert (run.seed, sorted(run.dataset), sorted(run.method)) == (0, ["pycode", "pydocs"], ["lora"])
     assert evaluate.method.finetuned.path == "adapter"
     assert evaluate.curriculum.stages == [{}]

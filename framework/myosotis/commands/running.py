@@ -118,7 +118,7 @@ def evaluate(
     if not probe and not any("probe" in each for each in overrides):
         raise ConfigurationError("evaluate must have something to score on; name datasets with --probe")
     # Without a fine-tune there is no stage: the base's row is all.
-    target = [f"tuned={_quoted(tuned)}"] if tuned else ["method=[]", "curriculum.stages=[]"]
+    target = [f"+tuned={_quoted(tuned)}"] if tuned else ["method=[]", "curriculum.stages=[]"]
     arguments = [f"model.path={_quoted(model)}", f"probe=[{','.join(probe or [])}]", *target, *overrides]
     show(run_study(arguments, config_name="evaluate"))
 
