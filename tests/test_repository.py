@@ -229,6 +229,8 @@ def test_primary_configurations_compose() -> None:
     with composer() as compose:
         run = compose.compose("config", [])
         evaluate = compose.compose("evaluate", compose.parse(["model.path=somewhere", "+tuned=adapter"]))
+        base = compose.compose("evaluate", compose.parse(["model.path=somewhere", "method=[]"]))
     assert (run.seed, sorted(run.dataset), sorted(run.method)) == (0, ["pycode", "pydocs"], ["lora"])
     assert evaluate.method.finetuned.path == "adapter"
     assert evaluate.curriculum.stages == [{}]
+    assert base.method == {}
