@@ -402,13 +402,21 @@ def explain(error: BaseException, override: str | None = None) -> str:
         prefix, _, name = key.rpartition(".")
         known = [str(each) for each in parent if not str(each).startswith("_")]
         known += [] if prefix else ["experiments"]  # the group of written studies
-        return place + unknown_name(f"parameter of {prefix}" if prefix else "key", name, known)
+        told = place + unknown_name(f"parameter of {prefix}" if prefix else "key", name, known)
+        return told + (_models_with(name) if prefix == "model" else "")
     if key:
         told = f"{place}{key}: {text}" + (f" (from {override})" if override else "")
         is_list = re.match(r"Value '.*' of type 'list(Config)?'", text, flags=re.IGNORECASE)
         how = f"; a list is one value: a sweep is {key}=1,2, in a file {key}: 1,2 under hydra.sweeper.params"
         return told + (how if is_list else "")
     return place + text if place else str(error)
+
+
+def _models_with(parameter: str) -> str:
+    """Say which models have a parameter that the chosen one lacks."""
+    models = load_registry().plugins["model"].values()
+    having = [each.name for each in models if parameter in inspect.signature(each.cls).parameters]
+    return f". For it, add {' or '.join(f'model={each}' for each in sorted(having))}" if having else ""
 
 
 def _misspelt(error: OverrideParseException) -> str:
@@ -419,6 +427,10 @@ def _misspelt(error: OverrideParseException) -> str:
             return f"each {opening} must have its {closing}; in a shell, write it in quotes, as 'key=[a,b]'"
     if written.endswith(","):
         return "a value must stand behind its last comma"
+    if written.endswith((".yaml", ".yml")):
+        return f"a file of experiments/ is chosen by its name: +experiments={Path(written).stem}"
+    if "=" not in written:
+        return "a setting is key=value, without spaces around the ="
     return str(error.message).split("\n")[0]
 
 
@@ -427,6 +439,13 @@ def _explain_missing(path: str, options: Sequence[str] | None) -> str:
     group = group.lstrip("/")
     kind = PLUGIN_GROUPS.get(group, (None, False))[0]
     known = list(options or [])
+    if group.startswith("experiments"):
+        meant = Path(name).stem
+        return (
+            f"a file of experiments/ is chosen by its name: +experiments={meant}"
+            if meant in known
+            else unknown_name("experiment", name, known)
+        )
     if kind is None:
         return unknown_name(group or "configuration", name, known)
     registry = load_registry()

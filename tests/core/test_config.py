@@ -215,6 +215,29 @@ def myosotis_methods():
     assert "method.way.size" in refusal("method=[way]", "method.way.size=3")
 
 
+def test_parameter_of_another_model_is_told_with_the_models_that_have_it(write_plugin: Any) -> None:
+    source = """
+from myosotis import hookimpl
+from tests.toy import ToyModel
+
+MYOSOTIS_API = 1
+
+
+class Saved(ToyModel):
+    def __init__(self, path: str = "") -> None:
+        super().__init__()
+
+
+@hookimpl
+def myosotis_models():
+    return {"saved": Saved}
+"""
+    write_plugin("another_model", source)
+    text = "there is no parameter of model named 'path'. Known: width. For it, add model=saved"
+    assert refusal("model.path=folder") == text
+    assert refusal("model.pth=folder") == "there is no parameter of model named 'pth'. Known: width"
+
+
 def test_class_without_literals_passes() -> None:
     check_literals("method.choosing", {"way": "b", "other": 3}, Choosing)
 
