@@ -33,7 +33,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from myosotis.config import EvaluationConfig, OptimizerConfig, ScheduleConfig, TrainerConfig
 from myosotis.errors import NonFiniteLoss
 from myosotis.interfaces import (
     Example,
@@ -48,6 +47,7 @@ from myosotis.interfaces import (
 )
 from myosotis.joint import JointForward
 from myosotis.resolve import TrialConfig
+from myosotis.schema import EvaluationConfig, OptimizerConfig, ScheduleConfig, TrainerConfig
 from myosotis.stacking import Branch, Stack
 from myosotis.testing import make_task
 from myosotis.testing.rehearsal import registry_without_plugins

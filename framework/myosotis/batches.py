@@ -28,7 +28,7 @@ from myosotis.interfaces import (
 from myosotis.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
-    from myosotis.config import TrainerConfig
+    from myosotis.schema import TrainerConfig
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from myosotis.config import PLUGIN_GROUPS, Composer, composer, is_value, literals, plain
+from myosotis.config import Composer, composer, is_value, literals, plain
 from myosotis.errors import MyosotisError
 from myosotis.points import expand, set_shared, whole_study
+from myosotis.schema import PLUGIN_GROUPS
 
 WORD_BREAKS = ("=", ":", "@")
 """Where bash cuts a word in three."""

@@ -1,4 +1,4 @@
-"""Typed configuration: its schema, its composition by Hydra, and errors in the user's words."""
+"""Configurations, composed by Hydra from presets, plugins, study files and the command line."""
 
 from __future__ import annotations
 
@@ -7,202 +7,30 @@ import inspect
 import io
 import pickle
 import re
-import traceback
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra import initialize_config_dir
-from hydra.core import default_element
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from myosotis.curriculum import CurriculumConfig
-from myosotis.errors import ConfigurationError, first_line, unknown_name
-from myosotis.plugins import Kind, Registry, load_registry
+from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.explained import explained
+from myosotis.plugins import Registry, load_registry
+from myosotis.schema import KEYS, PLUGIN_GROUPS, SCALARS, RootConfig
 
 VERSION_BASE = "1.3"
-
-
-@dataclass
-class EarlyStoppingConfig:
-    """When a stage ends before its length is over.
-
-    Attributes:
-        patience: checks in a row without a lower loss that end the stage; None ends none early.
-        every_n_steps: steps between two checks.
-        min_delta: by how much a loss must be lower to count as such.
-        split: the rows of the stage's own tasks whose mean loss is watched, as many of each as `evaluation.limit`.
-        restore_best: whether the stage ends with the parameters that had the lowest loss.
-    """
-
-    patience: int | None = None
-    every_n_steps: int = 20
-    min_delta: float = 0.0
-    split: str = "validation"
-    restore_best: bool = True
-
-
-@dataclass
-class TrainerConfig:
-    """How long and on what a stage trains; Lightning's own argument names.
-
-    Attributes:
-        max_steps: optimizer steps a stage; 60 where none of the three lengths is given.
-        max_epochs: passes over the stage's own tasks; of several lengths, the shortest counts.
-        max_tokens: tokens a stage, on average over its draws.
-        batch_size: rows a batch on each device.
-        accumulate_grad_batches: batches an optimizer step, with the loss of one large batch.
-        bucket_by_length: whether rows of like length come into one batch, so that less is filled up. Of every 50
-            batches, or a quarter of the stage where that is less, the rows are sorted and the batches shuffled.
-        precision: Lightning's precision, such as `32-true` or `bf16-mixed`.
-        accelerator: `auto`, `cpu` or `gpu`.
-        devices: processes that train a trial together, each on a GPU of its own, or on the CPU where the
-            accelerator is `cpu`; a batch of all has `devices` times `batch_size` rows.
-        num_nodes: machines with so many devices each, on which torchrun starts the command.
-        strategy: how several processes train together: `ddp`, which `auto` is, or `fsdp`.
-        base_dropout: whether what trains of the base has its dropout while it trains; what is frozen never has.
-        gradient_clip_val: the largest norm of the gradient; None clips nothing.
-        log_every_n_steps: steps between two entries of the training log.
-        checkpoint_every_n_steps: steps between two checkpoints within a stage; 0 saves at stage ends only.
-        early_stopping: when a stage ends before its length is over.
-        save: whether the finished trial keeps its adapter or weights.
-        prefix_gigabytes: disk for what frozen blocks at the model's beginning give, kept for further epochs
-            and trials while the study runs; 0 computes it each time.
-    """
-
-    max_steps: int | None = None
-    max_epochs: int | None = None
-    max_tokens: int | None = None
-    batch_size: int = 8
-    accumulate_grad_batches: int = 1
-    bucket_by_length: bool = False
-    precision: str = "32-true"
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    base_dropout: bool = True
-    gradient_clip_val: float | None = 1.0
-    log_every_n_steps: int = 10
-    checkpoint_every_n_steps: int = 100
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-    save: bool = True
-    prefix_gigabytes: float = 4.0
-
-    @property
-    def processes(self) -> int:
-        """How many processes train a trial together."""
-        return self.devices * self.num_nodes
-
-    @property
-    def divides(self) -> bool:
-        """Whether each of several processes computes with a part of the weights."""
-        return self.strategy == "fsdp" and self.processes > 1
-
-    @property
-    def rows_a_batch(self) -> int:
-        """Rows of a batch of all processes together."""
-        return self.batch_size * self.processes
-
-
-@dataclass
-class OptimizerConfig:
-    """The optimizer of every stage, made anew for each.
-
-    Attributes:
-        name: `adamw`, `adam` or `sgd`; on a GPU `adamw_8bit`, whose states take a quarter of the memory, or
-            `paged_adamw_8bit`, which lets them out to the CPU where the GPU is full.
-        learning_rate: the peak learning rate.
-        weight_decay: decoupled for `adamw` and its like, an L2 term otherwise.
-    """
-
-    name: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-
-
-@dataclass
-class ScheduleConfig:
-    """The learning rate over a stage.
-
-    Attributes:
-        name: `constant`, `linear` (to 0) or `cosine` (to 0).
-        warmup_steps: steps of linear rise from 0.
-    """
-
-    name: str = "constant"
-    warmup_steps: int = 0
-
-
-@dataclass
-class EvaluationConfig:
-    """What is scored, and when.
-
-    Attributes:
-        every: steps between two evaluations within a stage; 0 evaluates at stage ends only.
-        limit: examples a task; `auto` takes 200, or fewer that have 8,192 tokens; None takes all.
-        rows: which ones: the `first`, or `spread` over the whole split, one of each of as many equal parts. The
-            same ones for every trial and for the base.
-        batch_size: examples a batch; changes no score.
-        split: the split that is scored.
-        resamples: bootstrap resamples behind every interval.
-        shots: training rows of a task that each of its prompts shows as examples, the same for every row and trial.
-    """
-
-    every: int = 0
-    limit: int | str | None = "auto"
-    rows: str = "first"
-    batch_size: int = 16
-    split: str = "test"
-    resamples: int = 1000
-    shots: int = 0
-
-
-@dataclass
-class RootConfig:
-    """The keys of a trial beside the plugins'.
-
-    Attributes:
-        data_check: whether the data are looked at before the study runs.
-    """
-
-    seed: int = 0
-    study: str | None = None
-    arm: str | None = None
-    arms: Any = None
-    force: bool = False
-    studies: str = "studies"
-    data_check: bool = True
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-
-SCALARS = frozenset({"seed", "study", "arm", "force", "studies", "data_check"})
-PLUGIN_GROUPS: Mapping[str, tuple[Kind, bool]] = {
-    "model": ("model", False),
-    "method": ("method", True),
-    "dataset": ("dataset", True),
-    "probe": ("dataset", True),
-}
-"""Config groups filled from plugins: the kind, and whether several may be chosen, each under its name."""
-KEYS = frozenset({*(each.name for each in fields(RootConfig)), *PLUGIN_GROUPS, "mix", "logger"})
-"""What a configuration holds at its top; any other key is the user's own, for values to refer to."""
 
 
 def conf_folder() -> Path:
@@ -362,95 +190,6 @@ def is_value(override: Override) -> bool:
     key = override.key_or_group
     nested = "." in key and "/" not in key and "@" not in key and not key.startswith("hydra.")
     return plain and override.package is None and (nested or key in SCALARS)
-
-
-@contextmanager
-def explained(override: str | None = None) -> Iterator[None]:
-    """Turn Hydra's and OmegaConf's errors into one in the user's words."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(explain(error, override)) from error
-    except YAMLError as error:
-        raise ConfigurationError(f"a file is not YAML: {' '.join(str(error).split())}") from error
-    except AssertionError as error:
-        if Path(traceback.extract_tb(error.__traceback__)[-1].filename) != Path(default_element.__file__):
-            raise
-        # Hydra tells the order of lines with one value itself, and trips over one with a list.
-        raise ConfigurationError(
-            "the override lines of a file's defaults must come after all others but _self_, and in one of the "
-            "files asked for, an override line with a list comes before another; move it down"
-        ) from error
-
-
-def explain(error: BaseException, override: str | None = None) -> str:
-    """Say in a sentence what Hydra or OmegaConf refused, with the nearest names."""
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} does not follow Hydra's grammar: {_misspelt(error)}"
-    within = error.__cause__ or error.__context__  # the latter where Hydra tells in which file it is
-    cause = (
-        within if isinstance(error, HydraException) and isinstance(within, OmegaConfBaseException) else error
-    )
-    if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
-        return _explain_missing(str(cause.missing_cfg_file), cause.options)
-    key = str(getattr(cause, "full_key", None) or "")
-    parent = getattr(cause, "parent_node", None)
-    text = first_line(cause)
-    file = re.match(r"In '(.+)': ", str(error)) if cause is not error else None
-    place = f"{file[1]}.yaml: " if file else ""
-    if key and "not in" in text and isinstance(parent, DictConfig):
-        prefix, _, name = key.rpartition(".")
-        known = [str(each) for each in parent if not str(each).startswith("_")]
-        known += [] if prefix else ["experiments"]  # the group of written studies
-        told = place + unknown_name(f"parameter of {prefix}" if prefix else "key", name, known)
-        return told + (_models_with(name) if prefix == "model" else "")
-    if key:
-        told = f"{place}{key}: {text}" + (f" (from {override})" if override else "")
-        is_list = re.match(r"Value '.*' of type 'list(Config)?'", text, flags=re.IGNORECASE)
-        how = f"; a list is one value: a sweep is {key}=1,2, in a file {key}: 1,2 under hydra.sweeper.params"
-        return told + (how if is_list else "")
-    return place + text if place else str(error)
-
-
-def _models_with(parameter: str) -> str:
-    """Say which models have a parameter that the chosen one lacks."""
-    models = load_registry().plugins["model"].values()
-    having = [each.name for each in models if parameter in inspect.signature(each.cls).parameters]
-    return f". For it, add {' or '.join(f'model={each}' for each in sorted(having))}" if having else ""
-
-
-def _misspelt(error: OverrideParseException) -> str:
-    """Say what is wrong with an override in plain words where it is usual, and in the parser's elsewhere."""
-    written = str(error.override)
-    for opening, closing in ("[]", "{}", "()"):
-        if written.count(opening) != written.count(closing):
-            return f"each {opening} must have its {closing}; in a shell, write it in quotes, as 'key=[a,b]'"
-    if written.endswith(","):
-        return "a value must stand behind its last comma"
-    if written.endswith((".yaml", ".yml")):
-        return f"a file of experiments/ is chosen by its name: +experiments={Path(written).stem}"
-    if "=" not in written:
-        return "a setting is key=value, without spaces around the ="
-    return str(error.message).split("\n")[0]
-
-
-def _explain_missing(path: str, options: Sequence[str] | None) -> str:
-    group, _, name = path.rpartition("/")
-    group = group.lstrip("/")
-    kind = PLUGIN_GROUPS.get(group, (None, False))[0]
-    known = list(options or [])
-    if group.startswith("experiments"):
-        meant = Path(name).stem
-        return (
-            f"a file of experiments/ is chosen by its name: +experiments={meant}"
-            if meant in known
-            else unknown_name("experiment", name, known)
-        )
-    if kind is None:
-        return unknown_name(group or "configuration", name, known)
-    registry = load_registry()
-    hints = "".join(f". Also, {broken}" for broken in registry.broken)
-    return unknown_name(group, name, {*known, *registry.plugins[kind]}) + hints
 
 
 def plain(config: Any) -> Any:

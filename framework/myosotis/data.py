@@ -8,11 +8,12 @@ from itertools import groupby
 from pathlib import Path
 
 from myosotis.check import TrialCheck, check_length
-from myosotis.config import composer, explained, plain
+from myosotis.config import composer, plain
 from myosotis.data_check import findings
 from myosotis.data_record import DataRecord, SplitRecord, joined
 from myosotis.data_split import record, texts_of
 from myosotis.errors import ConfigurationError, located
+from myosotis.explained import explained
 from myosotis.interfaces import Piece
 from myosotis.own_texts import marked
 from myosotis.plugins import load_registry

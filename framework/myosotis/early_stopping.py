@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from myosotis.config import EarlyStoppingConfig
+    from myosotis.schema import EarlyStoppingConfig
 
 
 @dataclass

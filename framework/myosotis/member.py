@@ -20,7 +20,7 @@ from myosotis.interfaces import Context, Loss, Method
 from myosotis.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
-    from myosotis.config import OptimizerConfig, ScheduleConfig, TrainerConfig
+    from myosotis.schema import OptimizerConfig, ScheduleConfig, TrainerConfig
 
 
 @dataclass(eq=False)

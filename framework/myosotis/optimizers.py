@@ -13,7 +13,7 @@ from myosotis.member import Member
 from myosotis.sharding import divided_like, whole
 
 if TYPE_CHECKING:
-    from myosotis.config import OptimizerConfig, ScheduleConfig
+    from myosotis.schema import OptimizerConfig, ScheduleConfig
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from myosotis.config import PLUGIN_GROUPS, Composer, explained, is_value, plain
+from myosotis.config import Composer, is_value, plain
 from myosotis.errors import ConfigurationError, unknown_name
+from myosotis.explained import explained
 from myosotis.ledger import content_hash
 from myosotis.plugins import Registry, load_registry
+from myosotis.schema import PLUGIN_GROUPS
 
 REPLICATES = frozenset({"seed", "curriculum.order"})
 """Swept keys over which results aggregate."""

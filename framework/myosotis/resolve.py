@@ -13,18 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from myosotis import __version__
-from myosotis.config import (
-    PLUGIN_GROUPS,
-    EvaluationConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainerConfig,
-    check_literals,
-    explained,
-    plain,
-)
+from myosotis.config import check_literals, plain
 from myosotis.curriculum import CurriculumConfig, build_stages
 from myosotis.errors import ConfigurationError, MyosotisError, PluginError, located, unknown_name
+from myosotis.explained import explained
 from myosotis.interfaces import (
     Method,
     Metric,
@@ -37,6 +29,7 @@ from myosotis.interfaces import (
 )
 from myosotis.ledger import content_hash
 from myosotis.plugins import KINDS, Registry, source_hash
+from myosotis.schema import PLUGIN_GROUPS, EvaluationConfig, OptimizerConfig, ScheduleConfig, TrainerConfig
 
 EIGHT_BIT = ("adamw_8bit", "paged_adamw_8bit")
 """Optimizers of bitsandbytes."""

@@ -18,7 +18,7 @@ from hydra.types import HydraContext
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from myosotis.config import Composer, composer, explained, plain
+from myosotis.config import Composer, composer, plain
 from myosotis.data_record import FILE, DataRecord, keep
 from myosotis.errors import (
     ConfigurationError,
@@ -28,6 +28,7 @@ from myosotis.errors import (
     check_parameters,
     in_one_line,
 )
+from myosotis.explained import explained
 from myosotis.layout import Layout, overrides_of, plan, run_folder, study_folder
 from myosotis.ledger import (
     PREFIX_FOLDER,

@@ -26,7 +26,7 @@ from myosotis.ranks import ALONE, Ranks
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-    from myosotis.config import TrainerConfig
+    from myosotis.schema import TrainerConfig
 
 
 class StageWatch(Protocol):

@@ -14,7 +14,6 @@ from typing import cast, overload
 import numpy as np
 
 from myosotis import __version__
-from myosotis.config import EvaluationConfig
 from myosotis.errors import ConfigurationError, DataError, StorageError
 from myosotis.evaluation import Runtime, predict, score
 from myosotis.interfaces import Example, Model, Objective, Row, Rows, Split, Task
@@ -25,6 +24,7 @@ from myosotis.ranks import ALONE, Ranks
 from myosotis.records import Records, write_records
 from myosotis.resolve import TrialConfig, numbers
 from myosotis.rows import Chosen, encoded, first, spread, streamed
+from myosotis.schema import EvaluationConfig
 from myosotis.seeds import derive_seed, random_state, restore_random_state, seed_everything
 
 logger = logging.getLogger(__name__)

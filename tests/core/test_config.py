@@ -9,8 +9,9 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from myosotis.config import check_literals, composer, explained
+from myosotis.config import check_literals, composer
 from myosotis.errors import ConfigurationError
+from myosotis.explained import explained
 from tests.core.commands import resolved, toy
 
 COMMANDS = [

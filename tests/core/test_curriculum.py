@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from myosotis.batches import stage_batches
-from myosotis.config import TrainerConfig
 from myosotis.curriculum import (
     CurriculumConfig,
     MixtureSampler,
@@ -24,6 +23,7 @@ from myosotis.curriculum import (
 )
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Share, Stage, StoppingStrategy
+from myosotis.schema import TrainerConfig
 
 TASKS = ("a", "b", "c")
 

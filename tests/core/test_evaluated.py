@@ -8,9 +8,9 @@ from typing import Literal
 
 import pytest
 
-from myosotis.config import EvaluationConfig
 from myosotis.interfaces import Example, Model, Rows
 from myosotis.resolve import numbers
+from myosotis.schema import EvaluationConfig
 from myosotis.testing import make_task
 from myosotis.workspace import evaluated_count, evaluated_examples, evaluated_rows
 from tests import toy

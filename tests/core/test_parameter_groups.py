@@ -12,11 +12,11 @@ from torch import nn
 
 from myosotis.adaptation import adapt
 from myosotis.batches import BatchLoader
-from myosotis.config import OptimizerConfig, ScheduleConfig
 from myosotis.curriculum import MixtureSampler
 from myosotis.interfaces import Context, Method
 from myosotis.joint import JointForward
 from myosotis.member import Member
+from myosotis.schema import OptimizerConfig, ScheduleConfig
 from myosotis.testing.rehearsal import Rehearsal
 from myosotis.training import StageModule
 from myosotis.trial import start_context

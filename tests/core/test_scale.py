@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from myosotis import config, resolve
+from myosotis import config, resolve, schema
 from myosotis.config import composer
 from myosotis.plugins import load_registry
 from myosotis.points import expand
@@ -95,7 +95,7 @@ def test_copies_stay_typed() -> None:
         made = compose.compose("config", compose.parse(toy("seed=5")))
         alone = compose.chosen("config", compose.parse(toy("seed=5")))
     assert (made.seed, alone.seed) == (5, 0)
-    assert OmegaConf.get_type(made, "trainer") is config.TrainerConfig
+    assert OmegaConf.get_type(made, "trainer") is schema.TrainerConfig
     assert OmegaConf.get_type(made.method, "plain") is OmegaConf.get_type(alone.method, "plain")
     with pytest.raises(Exception, match="could not be converted to Integer"):
         made.trainer.batch_size = "many"

@@ -12,9 +12,9 @@ import torch
 from peft import PeftModel
 
 from myosotis.cohort import run_trial
-from myosotis.config import EarlyStoppingConfig
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Method, Model, Share, Stage, Task
+from myosotis.schema import EarlyStoppingConfig
 from myosotis.testing import MethodTestSuite
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
 from myosotis.workspace import Workspace

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from myosotis.config import OptimizerConfig
 from myosotis.measure import training_bytes
 from myosotis.optimizers import make_optimizer, optimizer_state, restore_optimizer
 from myosotis.ranks import ALONE
+from myosotis.schema import OptimizerConfig
 
 KINDS = {
     "adamw_8bit": bitsandbytes.optim.AdamW8bit,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myosotis.cohort import run_trial
-from myosotis.config import EarlyStoppingConfig
 from myosotis.interfaces import Method, Metric, Objective, Stage, Task
 from myosotis.ledger import Score
+from myosotis.schema import EarlyStoppingConfig
 from myosotis.testing import make_task
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins, rehearse_together
 from myosotis.workspace import Workspace

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import myosotis
-from myosotis.config import EvaluationConfig
 from myosotis.errors import ConfigurationError, DataError
 from myosotis.evaluation import choose_runtime, predict
 from myosotis.interfaces import Model, Objective, Row
 from myosotis.ledger import StudyRecord
+from myosotis.schema import EvaluationConfig
 from myosotis.testing import make_task
 from myosotis.testing.rehearsal import registry_without_plugins
 from myosotis.workspace import Workspace

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from myosotis.adaptation import adapt, frozen_names
-from myosotis.config import OptimizerConfig
 from myosotis.curriculum import MixtureSampler, Part
 from myosotis.errors import ConfigurationError
 from myosotis.interfaces import Context, Method, Model, Share, Stage
+from myosotis.schema import OptimizerConfig
 from myosotis.seeds import derive_seed
 from myosotis.testing import MethodTestSuite, TinyModel
 from myosotis_plugins.methods.freeze import Freeze

@@ -30,7 +30,6 @@ from transformers import (
 )
 
 from myosotis.cohort import run_trial
-from myosotis.config import TrainerConfig
 from myosotis.interfaces import (
     Context,
     Method,
@@ -44,6 +43,7 @@ from myosotis.interfaces import (
     TaskDataset,
 )
 from myosotis.ledger import Score
+from myosotis.schema import TrainerConfig
 from myosotis.testing import MethodTestSuite, make_task
 from myosotis.testing.rehearsal import Rehearsal, registry_without_plugins
 from myosotis.workspace import Workspace

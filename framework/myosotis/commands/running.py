@@ -87,7 +87,8 @@ def _hydra(arguments: list[str]) -> None:
     """Let Hydra's own command line print configurations and search paths."""
     import hydra
 
-    from myosotis.config import VERSION_BASE, conf_folder, explained
+    from myosotis.config import VERSION_BASE, conf_folder
+    from myosotis.explained import explained
 
     def no_task(config: Any) -> None:
         """Nothing runs behind these flags."""

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from myosotis import hookspecs
 from myosotis.cohort import Cohort, Control, run_trial
-from myosotis.config import EvaluationConfig, OptimizerConfig, ScheduleConfig, TrainerConfig
 from myosotis.errors import ConfigurationError, PluginError
 from myosotis.interfaces import Context, Method, Mixture, Model, ModelFactory, Rows, Share, Stage, Task
 from myosotis.ledger import Score, read_scores
 from myosotis.plugins import KINDS, Registry
 from myosotis.resolve import TrialConfig
+from myosotis.schema import EvaluationConfig, OptimizerConfig, ScheduleConfig, TrainerConfig
 from myosotis.trial import TrialRun
 from myosotis.workspace import Workspace
 
