@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import io
 import pickle
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -135,12 +136,16 @@ class Composer:
             if is_value(override):
                 with explained(override.input_line):
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        _check_read(config)
+        _check_read(config, {each.key_or_group.partition(".")[0] for each in overrides})
         return config
 
 
-def _check_read(config: DictConfig) -> None:
-    """Refuse a key that nothing reads: what was meant by a misspelt one would be missing in silence."""
+def _check_read(config: DictConfig, given: Collection[str]) -> None:
+    """Refuse a key that nothing reads where it was meant to be read: in a setting, or like a known one.
+
+    What was meant by it would be missing in silence. Several studies may share a file of values, of which one
+    reads some.
+    """
     own = {str(key) for key in config} - KEYS
     if not own:
         return
@@ -149,12 +154,14 @@ def _check_read(config: DictConfig) -> None:
             "a file of experiments/ must have '# @package _global_' as its first line: without it, what it sets "
             f"({', '.join(map(str, config.experiments))}) goes below experiments, where nothing reads it"
         )
+    known = {*KEYS, "experiments"}
     read = " ".join(re.findall(r"\$\{[^{}]*", repr(OmegaConf.to_container(config))))
     for name in sorted(own):
-        if not re.search(rf"\b{re.escape(name)}\b", read):
+        meant = name in given or difflib.get_close_matches(name, known)
+        if meant and not re.search(rf"\b{re.escape(name)}\b", read):
             raise ConfigurationError(
-                f"{unknown_name('key', name, {*KEYS, 'experiments'})}; a key of your own must be referred to by "
-                f"some value, as ${{{name}}}"
+                f"{unknown_name('key', name, known)}; a key of your own must be referred to by some value, as "
+                f"${{{name}}}"
             )
 
 

@@ -288,8 +288,8 @@ STUDY_FILES = {
         "experiments/mine.yaml: trainer.max_steps: Value 'many' of type 'str' could not be converted to Integer",
     ),
     "misspelt reference": (
-        f"{GLOBAL}place: x\ntrainer:\n  max_steps: ${{plaec}}\n",
-        "there is no key named 'place'",
+        f"{GLOBAL}place: x\nschedule:\n  warmup_steps: ${{plaec}}\n",
+        "schedule.warmup_steps: Interpolation key 'plaec' not found",
     ),
     "no package": ("trainer:\n  max_steps: 4\n", "a file of experiments/ must have '# @package _global_'"),
     "no mapping": (f"{GLOBAL}- seed\n", "experiments/mine.yaml: Cannot merge DictConfig with ListConfig"),
@@ -312,7 +312,7 @@ def test_mistake_in_a_study_file_is_told_in_its_words(tmp_path: Path, mistake: s
 def test_study_file_may_have_keys_for_its_values_to_refer_to(tmp_path: Path, reference: str) -> None:
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "mine.yaml").write_text(
-        f"# @package _global_\nlines: 8\ndataset:\n  right:\n    rows: {reference}\n"
+        f"# @package _global_\nlines: 8\nothers: {{a: 1}}\ndataset:\n  right:\n    rows: {reference}\n"
     )
     trials = resolved("+experiments=mine", "lines=8,16")
     assert [each.tasks["right"].dataset.rows for each in trials] == [8, 16]  # type: ignore[attr-defined]
