@@ -9,7 +9,7 @@ import io
 import pickle
 import re
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -136,11 +136,11 @@ class Composer:
             if is_value(override):
                 with explained(override.input_line):
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        _check_read(config, {each.key_or_group.partition(".")[0] for each in overrides})
+        _check_read(config, overrides)
         return config
 
 
-def _check_read(config: DictConfig, given: Collection[str]) -> None:
+def _check_read(config: DictConfig, overrides: Sequence[Override]) -> None:
     """Refuse a key that nothing reads where it was meant to be read: in a setting, or like a known one.
 
     What was meant by it would be missing in silence. Several studies may share a file of values, of which one
@@ -154,6 +154,7 @@ def _check_read(config: DictConfig, given: Collection[str]) -> None:
             "a file of experiments/ must have '# @package _global_' as its first line: without it, what it sets "
             f"({', '.join(map(str, config.experiments))}) goes below experiments, where nothing reads it"
         )
+    given = {each.key_or_group.partition(".")[0] for each in overrides}
     known = {*KEYS, "experiments"}
     read = " ".join(re.findall(r"\$\{[^{}]*", repr(OmegaConf.to_container(config))))
     for name in sorted(own):
